@@ -1,0 +1,54 @@
+// Attention over ragged sequences: softmax(q k^T * scale + mask) v, one row of a backend's table.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "kernels/linear.h"
+#include "kernels/stream.h"
+#include "quant/format.h"
+
+namespace octavo {
+
+enum class Mask : uint8_t { kFull, kCausal, kWindow };
+
+// q, k and v usually lie interleaved in one [tokens, 3 * hidden] matrix; each pointer is to its
+// own first column and all share `stride`. Element (token t, head h, i) is at
+// t * stride + h * head_size + i.
+struct AttentionArgs {
+  const void* q = nullptr;
+  const void* k = nullptr;
+  const void* v = nullptr;
+  int64_t stride = 0;             // elements from token to token
+  int heads = 0;
+  int key_value_heads = 0;        // divides heads
+  int head_size = 0;
+  float scale = 1.0f;             // usually 1 / sqrt(head_size)
+  const int32_t* offsets = nullptr;  // [sequences + 1], cumulative tokens
+  int64_t sequences = 0;
+  // Only query rows [row_begin, row_end) of the batch are computed; they may begin and end inside
+  // a sequence. All keys and values of the sequences they touch are read, nothing else.
+  int64_t row_begin = 0;
+  int64_t row_end = 0;
+  Mask mask = Mask::kFull;
+  int window = 0;                 // kWindow: keys within this distance either way
+  // Added to scores: bias[h * bias_stride + (j - i) + bias_zero], j the key and i the query
+  // position inside the sequence; null for none.
+  const float* relative_bias = nullptr;
+  int64_t bias_stride = 0;
+  int64_t bias_zero = 0;
+  // [tokens, heads * head_size]; output row t is batch row t. f32, bf16, or int8 with scales and
+  // sums a row.
+  Matrix output;
+};
+
+struct AttentionKernel {
+  std::string_view name;          // "attention_bf16_avx512bf16"
+  Element input;                  // element type of q, k, v
+  uint32_t instruction_sets;      // exact, as in LinearKernel
+  bool (*fits)(int head_size);
+  // A row's result depends on its own sequence alone, not on row_begin, row_end or the batch.
+  void (*run)(const AttentionArgs& args, Stream& stream);
+};
+
+}  // namespace octavo

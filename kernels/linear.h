@@ -1,0 +1,83 @@
+// The linear kernel: output[M, N] = epilogue(input[M, K] * weight[N, K]^T), weight quantized.
+//
+// A kernel is a row of its backend's table (kernels/cpu/linear_table.cc). Selection, tests and
+// benches all loop over the table.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/stream.h"
+#include "quant/format.h"
+
+namespace octavo {
+
+struct LinearShape {
+  int64_t n = 0;  // output channels
+  int64_t k = 0;  // input channels
+};
+
+enum class Activation : uint8_t { kNone, kGelu, kGeluTanh, kSilu };
+
+// What happens to the product, in this order: scales, bias, activation (or gate), residual,
+// output encoding. Data, not code: a new model needs no new epilogue.
+struct Epilogue {
+  const float* bias = nullptr;  // [N]
+  Activation activation = Activation::kNone;
+  // The weight's rows are pairs (gate, up) interleaved at pack; output column j is
+  // activation(row 2j) * row 2j+1 and the output has N / 2 columns.
+  bool gated = false;
+  const float* residual = nullptr;  // [M, residual_stride], f32, added last
+  int64_t residual_stride = 0;
+};
+
+// A matrix of activations [rows, columns], row-major, `stride` elements from row to row.
+struct Matrix {
+  void* values = nullptr;
+  int64_t stride = 0;
+  Element element = Element::kF32;
+  float* scales = nullptr;  // [rows]; int8: value = q * scale
+  int32_t* sums = nullptr;  // [rows]; int8: sum of a row's q, kept for kernels that shift operands
+};
+
+// A weight in a kernel's own layout; made once, at load, by the row's `pack`. Rows with the same
+// `packing` share it. Immutable, thread-safe.
+struct PackedWeight {
+  const Format* format = nullptr;
+  int packing = 0;
+  LinearShape shape;
+  int64_t bytes = 0;  // all memory held, for the memory report
+  std::shared_ptr<const void> data;
+};
+
+struct LinearArgs {
+  int64_t rows = 0;   // M, tokens
+  Matrix input;       // [M, K] in the format's activation encoding
+  Matrix output;      // [M, N] (N / 2 if gated); f32, bf16, or int8 with scales and sums a row
+  const PackedWeight* weight = nullptr;
+  Epilogue epilogue;
+};
+
+// One row of a backend's table. Plain data with static storage.
+struct LinearKernel {
+  std::string_view name;  // "a8w8_int8_avx512vnni": format, arithmetic type, instruction set
+  // Formats it computes (rows for all int4 groups share one kernel).
+  bool (*accepts)(const Format& format);
+  uint32_t instruction_sets;  // needed bits of cpu::InstructionSets, exact
+  int packing;                // rows with equal packing share one packed weight
+  Element input;              // element type of the activations it reads
+  bool (*fits)(const LinearShape& shape);
+  absl::Status (*pack)(const Format& format, const EncodedMatrix& weight, PackedWeight* packed);
+  // `input` and `output` do not overlap; `residual` may equal an f32 output. Everything a row of
+  // output needs is read from that row of input: results do not depend on M or on other rows.
+  void (*run)(const LinearArgs& args, Stream& stream);
+  // c in |error| <= c * eps * sum|x||w| (design 9), eps of the arithmetic type.
+  double error_constant;
+  Element arithmetic;  // f32, bf16, f16 or int8
+};
+
+}  // namespace octavo

@@ -1,0 +1,57 @@
+// The safetensors container: a JSON header and raw little-endian tensors.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace octavo {
+
+enum class TensorType : uint8_t { kF32, kF16, kBf16, kI64, kI32, kI8, kU8 };
+
+struct Tensor {
+  TensorType type = TensorType::kF32;
+  std::vector<int64_t> shape;
+  std::span<const uint8_t> bytes;  // points into the file's mapping or buffer
+
+  int64_t elements() const;
+};
+
+// The parsed view of a safetensors buffer; tensors point into it. `buffer` must outlive the view.
+// Every header field is checked: header length (at most 16 MiB) and depth, dtypes, shapes against
+// byte counts (with overflow), bounds, overlaps and holes, number of tensors and of dimensions,
+// duplicate names. INVALID_ARGUMENT says what and which tensor.
+struct TensorFile {
+  std::map<std::string, Tensor, std::less<>> tensors;
+  std::map<std::string, std::string, std::less<>> metadata;
+};
+absl::StatusOr<TensorFile> ParseSafetensors(std::span<const uint8_t> buffer);
+
+// A file mapped read-only while loading. Unmapped when destroyed.
+class MappedFile {
+ public:
+  static absl::StatusOr<std::unique_ptr<MappedFile>> Open(const std::string& path);
+  ~MappedFile();
+  std::span<const uint8_t> bytes() const { return bytes_; }
+  // Fails if the file's size or modification time changed since Open.
+  absl::Status CheckUnchanged() const;
+
+ private:
+  MappedFile() = default;
+  int descriptor_ = -1;
+  std::string path_;
+  std::span<const uint8_t> bytes_;
+  int64_t modified_ns_ = 0;
+};
+
+// Converts a F32, F16 or BF16 tensor to f32. INVALID_ARGUMENT for other types or when `elements`
+// differs from the tensor's.
+absl::Status ToFloat(const Tensor& tensor, std::span<float> output);
+
+}  // namespace octavo
