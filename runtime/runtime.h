@@ -1,0 +1,92 @@
+// The whole of inference behind one object: a model loaded in each lane's format, the scheduler,
+// an engine a device, and the completion thread. What the service, octavo-eval and octavo-bench
+// build on.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/job.h"
+#include "runtime/model_spec.h"
+#include "runtime/observer.h"
+#include "runtime/scheduler.h"
+#include "runtime/tokenizer.h"
+
+namespace octavo {
+
+struct LaneOptions {
+  std::string format;   // a name or an alias
+  std::string method;   // "rtn", "hqq", or "" for the format's default (hqq where it has a float
+                        // zero point, else rtn)
+  int64_t max_batch_tokens = 0;
+  int64_t max_queue_tokens = 0;
+};
+
+struct RuntimeOptions {
+  std::string model_directory;
+  LaneOptions lanes[kLanes];  // defaults: see DefaultRuntimeOptions
+  double document_min_share = 0.2;
+  std::string device = "auto";   // "auto", "cpu"
+  int threads = 0;               // CPU threads of an engine; 0: every available processor
+  int document_step_us = 0;      // 0: the device's default (CPU 1000)
+  std::string kernel_plan;       // file: read if it exists and fits, else written
+  std::string kernel;            // force linear kernel rows by name, comma-separated
+  std::string attention_kernel;  // force an attention row by name
+};
+// document: a8w8_int8, query: a16w4_int4, sane limits.
+RuntimeOptions DefaultRuntimeOptions();
+
+struct LaneDescription {
+  const Format* format = nullptr;
+  std::string method;
+  std::vector<std::string> kernels;  // names of the rows the plan uses
+  LaneLimits limits;
+};
+
+// What GetInfo and the logs show. Immutable.
+struct ModelInfo {
+  std::string name;
+  std::string revision;
+  ModelSpec spec;
+  std::vector<std::string> devices;  // "cpu"
+  LaneDescription lanes[kLanes];
+};
+
+class Runtime {
+ public:
+  // Reads, checks, quantizes and packs the model, and unmaps it. `observer` may be null and must
+  // outlive the runtime. Engines do not run yet.
+  static absl::StatusOr<std::unique_ptr<Runtime>> Load(const RuntimeOptions& options,
+                                                       Observer* observer);
+  // Stops: see Stop.
+  ~Runtime();
+
+  const ModelInfo& info() const;
+  std::shared_ptr<const Tokenizer> tokenizer() const;
+  Scheduler& scheduler();
+  // Bytes held by weights, embeddings and workspaces.
+  int64_t memory_bytes() const;
+
+  // Starts the engines and the completion thread, and runs one batch in each lane.
+  absl::Status Start();
+
+  // Queues an admitted job; `done` runs on the completion thread exactly once whatever happens.
+  void Submit(std::shared_ptr<Job> job);
+
+  // False once no device is left that makes progress.
+  bool healthy() const;
+
+  // No more jobs; what is queued is computed, or ends UNAVAILABLE once `deadline` has passed; every
+  // `done` has run when this returns. Idempotent.
+  void Stop(Time deadline);
+
+ private:
+  struct State;
+  explicit Runtime(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace octavo
