@@ -8,9 +8,9 @@ namespace octavo::cpu {
 
 enum InstructionSet : uint32_t {
   kPortable = 0,
-  kAvx2 = 1u << 0,        // with FMA and F16C
+  kAvx2 = 1u << 0,  // with FMA and F16C
   kAvxVnni = 1u << 1,
-  kAvx512 = 1u << 2,      // F, BW, DQ, VL
+  kAvx512 = 1u << 2,  // F, BW, DQ, VL
   kAvx512Vnni = 1u << 3,
   kAvx512Bf16 = 1u << 4,
   kAmxInt8 = 1u << 5,

@@ -24,32 +24,45 @@ class Team final : public Stream {
   int threads() const { return threads_; }
 
   // Calls body(task, thread) for every task in [0, tasks), each once, on some thread of the team
-  // in [0, threads()); returns when all are done. Tasks are taken in order, one at a time, so
-  // uneven tasks balance. Must not be called from inside a body. Workers spin for a short while
-  // for the next loop, then sleep.
+  // in [0, threads()), the caller being thread 0; returns when all are done. Tasks are taken in
+  // order, one at a time, so uneven tasks balance; a worker that wakes late finds nothing left and
+  // holds nobody up. Must not be called from inside a body, nor by two callers at once. Workers
+  // spin for a short while for the next loop, giving way to other threads, then sleep.
   void Run(int64_t tasks, absl::FunctionRef<void(int64_t task, int thread)> body);
 
  private:
   void Work(int thread);
+  void RunLoop(int64_t first, int64_t tasks, absl::FunctionRef<void(int64_t, int)> body);
+  // Runs tasks until none is left to take.
   void TakeTasks(int thread);
+  bool HasTasks() const;
 
   const int threads_;
   std::vector<std::thread> workers_;
+
+  // The loop that is running. Written only while no task is left untaken or unfinished, read only
+  // by a thread that has taken a task of it.
   const absl::FunctionRef<void(int64_t, int)>* body_ = nullptr;
-  std::atomic<int64_t> next_{0};
-  int64_t tasks_ = 0;
-  std::atomic<uint32_t> generation_{0};
-  std::atomic<int> running_{0};
-  std::atomic<int> sleeping_{0};
+  int64_t first_ = 0;
+  uint32_t tasks_ = 0;
+
+  // High 32 bits: the loop's number. Low 32 bits: tasks not yet taken. Both in one word, so that a
+  // task is taken only from the loop it was seen in.
+  alignas(64) std::atomic<uint64_t> untaken_{0};
+  alignas(64) std::atomic<uint32_t> unfinished_{0};
+  alignas(64) std::atomic<int> sleeping_{0};
   std::atomic<bool> stop_{false};
   std::mutex mutex_;
   std::condition_variable wake_;
 };
 
-// The team of one: runs everything inline on the calling thread.
+// The team of one: runs everything inline on the calling thread. Any number of threads may use it
+// at once.
 Team& Inline();
 
-// Number of processors this process may run on (its affinity mask and cgroup), at least 1.
+// Number of processors this process may use, at least 1: those of its affinity mask, and no more
+// than its cgroup's quota allows (v1 and v2, ancestors included, rounded down so that a team of
+// this size is not throttled).
 int AvailableProcessors();
 
 }  // namespace octavo::cpu

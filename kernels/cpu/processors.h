@@ -1,0 +1,13 @@
+// The processor time a control group grants.
+#pragma once
+
+#include <string>
+
+namespace octavo::cpu {
+
+// Whole processors the cgroup quota of this process amounts to, rounded down and at least 1; 0 if
+// there is no quota. Reads proc/self/cgroup, and cpu.max (v2) or cpu.cfs_quota_us (v1) of the
+// group and its ancestors under sys/fs/cgroup; `root` is "/" but in tests.
+int CgroupProcessors(const std::string& root);
+
+}  // namespace octavo::cpu
