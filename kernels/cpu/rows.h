@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/linear.h"
+#include "kernels/rows.h"
 
 namespace octavo::cpu {
 
@@ -21,11 +22,6 @@ void LayerNormRows(float* x, int64_t stride, int64_t rows, int64_t columns, cons
                    const float* bias, float epsilon);
 
 // hidden[t] = word[ids[t]] + position[positions[t]] + type0. Ids and positions are in range.
-struct EmbeddingTables {
-  const float* word = nullptr;      // [vocabulary, columns]
-  const float* position = nullptr;  // [max positions, columns] or null
-  const float* token_type = nullptr;  // [columns], row 0 of the token type table, or null
-};
 void EmbedRows(const EmbeddingTables& tables, const int32_t* ids, const int32_t* positions,
                int64_t rows, int64_t columns, float* hidden, int64_t stride);
 

@@ -66,6 +66,15 @@ Team::~Team() {
   for (std::thread& worker : workers_) worker.join();
 }
 
+void Team::ForEachBlock(int64_t blocks,
+                        absl::FunctionRef<void(int64_t block, int slot, Stream& inner)> body) {
+  if (blocks == 1) {
+    body(0, 0, *this);
+    return;
+  }
+  Run(blocks, [&](int64_t block, int thread) { body(block, thread, Inline()); });
+}
+
 bool Team::HasTasks() const { return (untaken_.load(std::memory_order_seq_cst) & kCountMask) != 0; }
 
 void Team::Run(int64_t tasks, absl::FunctionRef<void(int64_t task, int thread)> body) {
