@@ -1,0 +1,62 @@
+// The kinds of device Octavo computes on. To see which exist, open backend.cc.
+//
+// A backend is a table row: its kernels, the row operations Forward needs, memory, and how to open
+// a device. Forward knows nothing else of a device.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "kernels/attention.h"
+#include "kernels/linear.h"
+#include "kernels/rows.h"
+#include "kernels/stream.h"
+
+namespace octavo {
+
+// Memory of a device, 64-byte aligned, zeroed. Move-only; frees itself.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(void* data, int64_t bytes, void (*free)(void*)) : data_(data, free), bytes_(bytes) {}
+
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_.get());
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  std::unique_ptr<void, void (*)(void*)> data_{nullptr, [](void*) {}};
+  int64_t bytes_ = 0;
+};
+
+struct DeviceOptions {
+  int threads = 0;  // CPU: threads of a stream; 0: every available processor
+};
+
+struct Backend {
+  std::string_view name;  // what --device says: "cpu"
+  std::span<const LinearKernel> (*linear_kernels)();
+  std::span<const AttentionKernel> (*attention_kernels)();
+  // Instruction sets usable now, in the bits the tables' rows ask for, and their names.
+  uint32_t (*instruction_sets)();
+  std::string (*instruction_set_names)(uint32_t sets);
+  const RowOperations& rows;
+  absl::StatusOr<Buffer> (*allocate)(int64_t bytes);
+  // A stream on device `index`; UNAVAILABLE says what is missing.
+  absl::StatusOr<std::unique_ptr<Stream>> (*open_stream)(int index, const DeviceOptions& options);
+  int64_t default_document_step_us;
+};
+
+std::span<const Backend> Backends();
+
+// Parses --device: "auto" (the fastest backend present), "cpu". INVALID_ARGUMENT names the
+// backends of this build.
+absl::StatusOr<const Backend*> FindBackend(std::string_view device);
+
+}  // namespace octavo
