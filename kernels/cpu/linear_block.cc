@@ -1,0 +1,160 @@
+#include "kernels/cpu/linear_block.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "kernels/cpu/team.h"
+
+namespace octavo::cpu {
+namespace {
+
+// Activations of a block kept in the second-level cache beside one weight panel.
+constexpr int64_t kInputBytes = 256 << 10;
+// Rows of an f32 block that waits to be encoded: 48 x 1536 floats are 288 KiB.
+constexpr int64_t kEncodedRows = 48;
+// Fewer rows a block than this reread weight panels too often; columns are split instead.
+constexpr int64_t kFewestRows = 12;
+
+int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t ElementBytes(Element element) {
+  switch (element) {
+    case Element::kF32:
+      return 4;
+    case Element::kF16:
+    case Element::kBf16:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+struct Split {
+  int64_t row_blocks = 1;
+  int64_t rows = 0;  // a block
+  int64_t column_blocks = 1;
+  int64_t columns = 0;  // a block
+};
+
+Split SplitProduct(const BlockKernel& kernel, const LinearArgs& args, int threads) {
+  const LinearShape& shape = args.weight->shape;
+  int64_t limit = kEncodedRows;
+  if (args.output.element != Element::kInt8) {
+    limit = std::max(limit, kInputBytes / (shape.k * ElementBytes(args.input.element)));
+  }
+  if (threads > 1) {
+    limit = std::min(limit, std::max(kFewestRows, CeilDivide(args.rows, 2 * threads)));
+  }
+  Split split;
+  split.rows = CeilDivide(args.rows, CeilDivide(args.rows, limit));
+  split.rows = CeilDivide(split.rows, kernel.row_step) * kernel.row_step;
+  split.row_blocks = CeilDivide(args.rows, split.rows);
+  split.columns = shape.n;
+  if (threads > 1 && split.row_blocks < threads) {
+    const int64_t wanted = CeilDivide(2 * threads, split.row_blocks);
+    const int64_t panels = CeilDivide(shape.n, kernel.column_step);
+    split.columns = CeilDivide(panels, std::min(wanted, panels)) * kernel.column_step;
+    split.column_blocks = CeilDivide(shape.n, split.columns);
+  }
+  return split;
+}
+
+void* RowOf(const Matrix& matrix, int64_t row) {
+  return static_cast<char*>(matrix.values) + row * matrix.stride * ElementBytes(matrix.element);
+}
+
+Matrix FromRow(const Matrix& matrix, int64_t row) {
+  Matrix rest = matrix;
+  rest.values = RowOf(matrix, row);
+  if (matrix.scales != nullptr) rest.scales = matrix.scales + row;
+  if (matrix.sums != nullptr) rest.sums = matrix.sums + row;
+  return rest;
+}
+
+// The block of rows [row, row + rows) and product columns from `column`, outputs to args.output.
+LinearBlock BlockOf(const LinearArgs& args, int64_t row, int64_t rows, int64_t column,
+                    int64_t columns) {
+  LinearBlock block;
+  block.weight = args.weight->data.get();
+  block.shape = args.weight->shape;
+  block.rows = std::min(rows, args.rows - row);
+  block.column_begin = column;
+  block.column_end = std::min(column + columns, block.shape.n);
+  block.input = FromRow(args.input, row);
+  block.output = FromRow(args.output, row);
+  block.epilogue = args.epilogue;
+  if (block.epilogue.residual != nullptr) {
+    block.epilogue.residual += row * block.epilogue.residual_stride;
+  }
+  return block;
+}
+
+struct FreeMemory {
+  void operator()(float* memory) const { std::free(memory); }
+};
+
+// Scratch of the calling thread, at least `floats` long; grows and is kept.
+float* Scratch(int64_t floats) {
+  thread_local std::unique_ptr<float, FreeMemory> memory;
+  thread_local int64_t size = 0;
+  if (size < floats) {
+    size = CeilDivide(floats, 1024) * 1024;
+    memory.reset();
+    memory.reset(static_cast<float*>(std::aligned_alloc(64, size * sizeof(float))));
+    if (memory == nullptr) throw std::bad_alloc();
+  }
+  return memory.get();
+}
+
+// Floats from row to row of the scratch: off multiples of 4 KiB, on which stores to neighbouring
+// rows would meet in the same cache sets.
+int64_t ScratchStride(int64_t columns) { return CeilDivide(columns, 16) * 16 + 16; }
+
+void RunEncoded(const BlockKernel& kernel, const LinearArgs& args, const Split& split, Team& team) {
+  const int64_t columns = args.epilogue.gated ? args.weight->shape.n / 2 : args.weight->shape.n;
+  const int64_t stride = ScratchStride(columns);
+  if (split.column_blocks == 1) {
+    team.Run(split.row_blocks, [&](int64_t task, int) {
+      LinearBlock block = BlockOf(args, task * split.rows, split.rows, 0, split.columns);
+      const Matrix encoded = block.output;
+      float* scratch = Scratch(split.rows * stride);
+      block.output = {.values = scratch, .stride = stride, .element = Element::kF32};
+      kernel.compute(block);
+      kernel.encode(scratch, stride, block.rows, columns, encoded);
+    });
+    return;
+  }
+  float* scratch = Scratch(args.rows * stride);
+  LinearArgs plain = args;
+  plain.output = {.values = scratch, .stride = stride, .element = Element::kF32};
+  team.Run(split.row_blocks * split.column_blocks, [&](int64_t task, int) {
+    kernel.compute(BlockOf(plain, task / split.column_blocks * split.rows, split.rows,
+                           task % split.column_blocks * split.columns, split.columns));
+  });
+  const int64_t rows = CeilDivide(args.rows, team.threads());
+  team.Run(CeilDivide(args.rows, rows), [&](int64_t task, int) {
+    const int64_t row = task * rows;
+    kernel.encode(scratch + row * stride, stride, std::min(rows, args.rows - row), columns,
+                  FromRow(args.output, row));
+  });
+}
+
+}  // namespace
+
+void RunBlocks(const BlockKernel& kernel, const LinearArgs& args, Stream& stream) {
+  if (args.rows == 0) return;
+  Team& team = static_cast<Team&>(stream);
+  const Split split = SplitProduct(kernel, args, team.threads());
+  if (args.output.element == Element::kInt8) {
+    RunEncoded(kernel, args, split, team);
+    return;
+  }
+  team.Run(split.row_blocks * split.column_blocks, [&](int64_t task, int) {
+    kernel.compute(BlockOf(args, task / split.column_blocks * split.rows, split.rows,
+                           task % split.column_blocks * split.columns, split.columns));
+  });
+}
+
+}  // namespace octavo::cpu
