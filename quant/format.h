@@ -67,8 +67,8 @@ struct EncodedMatrix {
   // [rows, groups], in units of q, rounded to the encoding's Zero. Empty when there is none.
   std::vector<float> zeros;
 
-  int64_t groups() const;      // groups along a row, at least 1
-  int64_t row_bytes() const;   // bytes a row of `values`
+  int64_t groups() const;          // groups along a row, at least 1
+  int64_t row_bytes() const;       // bytes a row of `values`
   double bits_per_weight() const;  // values, scales and zeros together
 };
 
