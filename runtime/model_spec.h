@@ -50,6 +50,7 @@ struct ModelSpec {
   int key_value_heads = 0;
   int head_size = 0;
   int vocabulary = 0;
+  int token_types = 0;       // rows of token_type_embedding; Forward adds row 0
   int max_positions = 0;
   int max_tokens = 0;        // max_seq_length, special tokens included; at most max_positions
   float norm_epsilon = 0;

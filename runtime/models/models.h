@@ -20,6 +20,10 @@ struct ModelFamily {
 
 std::span<const ModelFamily> ModelFamilies();
 
+// Reads config.json with the family its `architectures` (or, without one, `model_type`) names.
+// UNIMPLEMENTED lists the supported architectures; other errors name the field.
+absl::StatusOr<ModelSpec> ReadModelConfig(std::string_view config_json);
+
 // Shapes by name with standard tensor names, for benches: "minilm", "bert-base", "bert-large".
 absl::StatusOr<ModelSpec> NamedShape(std::string_view name);
 
