@@ -1,0 +1,97 @@
+// a8w8_int8 by vpdpbusd on 512-bit registers: tiles of 6 rows x 64 channels, 24 accumulators.
+#include <immintrin.h>
+
+#include "kernels/cpu/epilogue_avx512.h"
+#include "kernels/cpu/linear_a8w8_int8.h"
+
+namespace octavo::cpu {
+namespace {
+
+constexpr int kTileRows = 6;
+constexpr int kLanes = 16;
+
+// Products of R rows with 16 * C channels, scales applied, to `product` [R, kA8W8Panel].
+template <int R, int C>
+void Products(const int8_t* input, int64_t stride, const float* row_scales, const int32_t* row_sums,
+              const uint8_t* panel, const float* column_scales, int64_t k, float* product) {
+  __m512i sums[R][C];
+  const int8_t* rows[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    rows[r] = input + r * stride;
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) sums[r][c] = _mm512_set1_epi32(-128 * row_sums[r]);
+  }
+  const int64_t whole = k / 4;
+  for (int64_t q = 0; q < whole; ++q) {
+    __m512i weights[C];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) weights[c] = _mm512_load_si512(panel + c * 64);
+    panel += C * 64;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const __m512i quad = _mm512_set1_epi32(ActivationQuad(rows[r] + 4 * q));
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], weights[c], quad);
+    }
+  }
+  if (k % 4 != 0) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const __m512i quad = _mm512_set1_epi32(ActivationTail(rows[r] + 4 * whole, k % 4));
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) {
+        sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], _mm512_load_si512(panel + c * 64), quad);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const __m512 row_scale = _mm512_set1_ps(row_scales[r]);
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      const __m512 scale = _mm512_mul_ps(row_scale, _mm512_loadu_ps(column_scales + c * kLanes));
+      _mm512_store_ps(product + r * kA8W8Panel + c * kLanes,
+                      _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][c]), scale));
+    }
+  }
+}
+
+using ProductsFunction = void (*)(const int8_t*, int64_t, const float*, const int32_t*,
+                                  const uint8_t*, const float*, int64_t, float*);
+
+// By rows - 1 and vectors of channels - 1.
+constexpr ProductsFunction kProducts[kTileRows][4] = {
+    {Products<1, 1>, Products<1, 2>, Products<1, 3>, Products<1, 4>},
+    {Products<2, 1>, Products<2, 2>, Products<2, 3>, Products<2, 4>},
+    {Products<3, 1>, Products<3, 2>, Products<3, 3>, Products<3, 4>},
+    {Products<4, 1>, Products<4, 2>, Products<4, 3>, Products<4, 4>},
+    {Products<5, 1>, Products<5, 2>, Products<5, 3>, Products<5, 4>},
+    {Products<6, 1>, Products<6, 2>, Products<6, 3>, Products<6, 4>},
+};
+
+void Compute(const LinearBlock& block) {
+  const A8W8Weight& weight = *static_cast<const A8W8Weight*>(block.weight);
+  const int64_t padded_k = A8W8PaddedK(block.shape.k);
+  const int8_t* input = static_cast<const int8_t*>(block.input.values);
+  alignas(64) float product[kTileRows * kA8W8Panel];
+  for (int64_t column = block.column_begin; column < block.column_end; column += kA8W8Panel) {
+    const int64_t width = A8W8PanelWidth(column, block.shape.n);
+    const int64_t columns = block.column_end - column < width ? block.column_end - column : width;
+    int64_t rows = 0;
+    for (int64_t row = 0; row < block.rows; row += rows) {
+      rows = NextTileRows(block.rows - row, kTileRows);
+      kProducts[rows - 1][width / kLanes - 1](input + row * block.input.stride, block.input.stride,
+                                              block.input.scales + row, block.input.sums + row,
+                                              weight.panels + column * padded_k,
+                                              weight.scales + column, block.shape.k, product);
+      FinishTile<Avx512Vector>(block, product, kA8W8Panel, row, rows, column, columns);
+    }
+  }
+}
+
+}  // namespace
+
+const BlockKernel kA8W8Avx512Vnni = {Compute, EncodeBlock<Avx512Vector>, kTileRows, kA8W8Panel};
+
+}  // namespace octavo::cpu
