@@ -23,13 +23,15 @@ using Time = Clock::time_point;
 using Duration = Clock::duration;
 
 // Admitted together, answered together. Filled by the caller before Scheduler::Submit, then only
-// `cancelled` may be touched until `done` runs.
+// `cancelled` may be touched until `done` runs. Its inputs may be in several batches, also at once
+// on several engines: an engine writes only the rows of `vectors` of the inputs it computes.
 struct Job {
   Lane lane = Lane::kQuery;
   Time deadline = Time::max();
   // Token ids of each input, each non-empty, at most ModelSpec::max_tokens long, ids in range.
   std::vector<std::vector<int32_t>> inputs;
   // Tokens reserved by Scheduler::Admit for this job; Submit corrects it to the real number.
+  // (and sets this to it).
   int64_t admitted_tokens = 0;
   // Set by any thread: the caller has gone. Work not yet begun is dropped.
   std::atomic<bool> cancelled{false};
@@ -39,17 +41,17 @@ struct Job {
   // Results, valid in `done`.
   // OK, CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE (device lost, shutting down) or INTERNAL.
   absl::Status status;
-  // [inputs, hidden] pooled, not normalized, f32. Empty unless OK.
+  // [inputs, hidden] pooled, not normalized, f32. Sized before Submit; empty unless OK.
   std::vector<float> vectors;
   const Format* format = nullptr;
-  std::string_view device;       // static storage of the engine, "cpu"
-  Duration queue_time{0};        // Submit until its first batch began
-  Duration compute_time{0};      // of the batches it was in, shared time counted whole
+  std::string_view device;   // static storage of the engine, "cpu"
+  Duration queue_time{0};    // Submit until its first batch began
+  Duration compute_time{0};  // of the batches it was in, shared time counted whole
 
   // Scheduler's own bookkeeping.
   Time submitted{};
-  int64_t tokens = 0;            // sum of input lengths
-  size_t next_input = 0;         // first input not yet in a batch
+  int64_t tokens = 0;     // sum of input lengths
+  size_t next_input = 0;  // first input not yet in a batch
   size_t unfinished_inputs = 0;
   bool begun = false;
 };
