@@ -50,10 +50,8 @@ static inline __m256 Exp(__m256 x) {
   const __m256 n = Round(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)));
   __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
   r = _mm256_fmadd_ps(n, _mm256_set1_ps(2.12194440e-4f), r);
-  // In two steps: n can be 128, one more than an exponent holds.
-  const __m256 half = _mm256_sub_ps(n, _mm256_set1_ps(1.0f));
-  __m256 result = ScaleByPower(Polynomial(kExp, r), half);
-  result = _mm256_and_ps(_mm256_add_ps(result, result), kept);
+  // The result is normal: at n = 128 the polynomial is below 1, at n = -126 above.
+  __m256 result = _mm256_and_ps(ScaleByPower(Polynomial(kExp, r), n), kept);
   const __m256 infinity = _mm256_set1_ps(__builtin_inff());
   result = _mm256_blendv_ps(result, infinity, infinite);
   return _mm256_blendv_ps(result, x, nan);

@@ -52,7 +52,6 @@ static inline float Exp(float x) {
   return n > 127.0f ? p * 2.0f * PowerOfTwo(127.0f) : p * PowerOfTwo(n);
 }
 
-// Exp2Coarse has no faster form here.
 static inline float Exp2(float x) {
   if (!(x >= -126.0f)) return x != x ? x : 0.0f;
   const float n = RoundSmall(x);
