@@ -93,9 +93,9 @@ absl::StatusOr<const Backend*> FindBackend(std::string_view device) {
     absl::StrAppend(&names, names.empty() ? "" : ", ",
                     absl::string_view(backend.name.data(), backend.name.size()));
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "--device=", absl::string_view(device.data(), device.size()),
-      " is not a device of this build; use auto or one of: ", names));
+  return absl::InvalidArgumentError(
+      absl::StrCat("--device=", absl::string_view(device.data(), device.size()),
+                   " is not a device of this build; use auto or one of: ", names));
 }
 
 }  // namespace octavo

@@ -26,8 +26,8 @@ struct RowOperations {
   void (*encode)(const float* input, int64_t rows, int64_t columns, const Matrix& output,
                  Stream& stream);
   // Mean over each sequence's rows, [tokens, columns] -> [sequences, columns].
-  void (*mean_pool)(const float* hidden, const int32_t* offsets, int64_t sequences,
-                    int64_t columns, float* output, Stream& stream);
+  void (*mean_pool)(const float* hidden, const int32_t* offsets, int64_t sequences, int64_t columns,
+                    float* output, Stream& stream);
   // First row of each sequence.
   void (*first_pool)(const float* hidden, const int32_t* offsets, int64_t sequences,
                      int64_t columns, float* output, Stream& stream);

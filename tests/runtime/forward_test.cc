@@ -1,0 +1,120 @@
+// The one Forward on a small random encoder: against float64, and against itself in other batches,
+// units and teams.
+#include "runtime/forward.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/reference/reference.h"
+#include "tests/runtime/forward_fixture.h"
+
+namespace octavo {
+namespace {
+
+using ::octavo::testing::Load;
+using ::octavo::testing::LoadedModel;
+using ::octavo::testing::RandomSequences;
+using ::octavo::testing::ReferenceForward;
+using ::octavo::testing::SmallSpec;
+
+// Least cosine to float64 that a format's own quantization leaves on random weights.
+struct FormatCase {
+  const char* format;
+  double cosine_to_reference;
+  double cosine_in_any_batch;  // design.md section 5; 1 means bit-identical
+};
+
+class ForwardFormatTest : public ::testing::TestWithParam<FormatCase> {
+ protected:
+  const ModelSpec spec_ = SmallSpec();
+  const std::unique_ptr<Checkpoint> checkpoint_ = Checkpoint::Random(spec_, 7);
+};
+
+TEST_P(ForwardFormatTest, AgreesWithFloat64) {
+  const LoadedModel model = Load(*checkpoint_, GetParam().format, 2);
+  const auto sequences = RandomSequences(spec_, {1, 2, 17, 63, 64, 65, 130, 300}, 1);
+  const auto rows = model.Embed(sequences, 48);
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    const std::vector<double> want = ReferenceForward(*checkpoint_, sequences[s]);
+    EXPECT_GE(reference::Cosine(reference::ToDouble(rows[s]), want), GetParam().cosine_to_reference)
+        << "sequence " << s << " of length " << sequences[s].size();
+  }
+}
+
+TEST_P(ForwardFormatTest, SameAloneAndInAnyBatch) {
+  const auto sequences =
+      RandomSequences(spec_, {5, 9, 33, 1, 64, 128, 300, 12, 77, 200, 31, 257, 16, 40}, 2);
+  const LoadedModel one = Load(*checkpoint_, GetParam().format, 1);
+  const LoadedModel three = Load(*checkpoint_, GetParam().format, 3);
+  std::vector<std::vector<float>> alone;
+  for (const auto& sequence : sequences) alone.push_back(one.Embed({sequence}, 96)[0]);
+  for (const LoadedModel* model : {&one, &three}) {
+    for (int64_t unit_rows : {1, 33, 64, 1000}) {
+      const auto together = model->Embed(sequences, unit_rows);
+      for (size_t s = 0; s < sequences.size(); ++s) {
+        if (GetParam().cosine_in_any_batch == 1.0) {
+          EXPECT_EQ(together[s], alone[s]) << "sequence " << s << ", units of " << unit_rows;
+        } else {
+          EXPECT_GE(reference::Cosine(together[s], alone[s]), GetParam().cosine_in_any_batch)
+              << "sequence " << s << ", units of " << unit_rows;
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, ForwardFormatTest,
+                         ::testing::Values(FormatCase{"f32", 0.999999, 0.9999999},
+                                           FormatCase{"bf16", 0.9995, 0.9999},
+                                           FormatCase{"a8w8_int8", 0.998, 1.0},
+                                           FormatCase{"a16w4_int4_g32z", 0.97, 0.9999},
+                                           FormatCase{"a16w4_int4_g64", 0.94, 0.9999}),
+                         [](const auto& info) { return std::string(info.param.format); });
+
+TEST(ForwardTest, DifferentTextsGetDifferentVectors) {
+  const ModelSpec spec = SmallSpec();
+  const auto checkpoint = Checkpoint::Random(spec, 7);
+  const LoadedModel model = Load(*checkpoint, "f32", 1);
+  const auto rows = model.Embed(RandomSequences(spec, {20, 20}, 3), 64);
+  EXPECT_LT(reference::Cosine(rows[0], rows[1]), 0.9999);
+}
+
+TEST(ForwardTest, APassIsReusedForLargerAndSmallerBatches) {
+  const ModelSpec spec = SmallSpec();
+  const auto checkpoint = Checkpoint::Random(spec, 7);
+  const LoadedModel model = Load(*checkpoint, "f32", 2);
+  std::unique_ptr<ForwardPass> pass = *ForwardPass::Create(*model.forward, *model.stream, 8);
+  for (const std::vector<int>& lengths :
+       {std::vector<int>{3}, std::vector<int>{300, 300, 10}, std::vector<int>{4}}) {
+    const auto sequences = RandomSequences(spec, lengths, 4);
+    RaggedBatch batch;
+    for (const auto& sequence : sequences) batch.Add(sequence);
+    ASSERT_TRUE(pass->Begin(batch, 50).ok());
+    while (pass->running()) pass->RunUnit();
+    std::vector<float> pooled(batch.sequences() * spec.hidden);
+    pass->Pool(pooled.data());
+    const std::vector<double> want = ReferenceForward(*checkpoint, sequences[0]);
+    const std::vector<float> first(pooled.begin(), pooled.begin() + spec.hidden);
+    EXPECT_GE(reference::Cosine(reference::ToDouble(first), want), 0.999999);
+  }
+}
+
+TEST(ForwardTest, UnitsAddUpToTheWholePass) {
+  const ModelSpec spec = SmallSpec();
+  const auto checkpoint = Checkpoint::Random(spec, 7);
+  const LoadedModel model = Load(*checkpoint, "f32", 1);
+  RaggedBatch batch;
+  for (const auto& sequence : RandomSequences(spec, {100, 30, 1}, 5)) batch.Add(sequence);
+  std::unique_ptr<ForwardPass> pass = *ForwardPass::Create(*model.forward, *model.stream, 200);
+  ASSERT_TRUE(pass->Begin(batch, 40).ok());
+  int units = 0;
+  while (pass->running()) {
+    EXPECT_GT(pass->NextUnitFlops(), 0);
+    pass->RunUnit();
+    ++units;
+  }
+  // 131 rows in blocks of at most 40 are 4 units a stage; a stage a layer and one for embedding.
+  EXPECT_EQ(units, 4 * 3);
+}
+
+}  // namespace
+}  // namespace octavo
