@@ -229,7 +229,7 @@ Batch Scheduler::TakeBatch(Lane lane, Time now, std::vector<std::shared_ptr<Job>
       job->begun = true;
       job->queue_time = now - job->submitted;
     }
-    batch.items.push_back({job, job->next_input++, absl::OkStatus()});
+    batch.items.push_back({job, job->next_input++});
     batch.tokens += tokens;
     if (job->next_input < job->inputs.size()) continue;
     queue.jobs.pop_front();
@@ -318,15 +318,15 @@ std::vector<std::shared_ptr<Job>> Scheduler::Finish(const Batch& batch, const ab
   if (status.ok()) RecordRate(&queue, batch.tokens, compute);
   for (size_t begin = 0, end = 0; begin < batch.items.size(); begin = end) {
     const std::shared_ptr<Job>& job = batch.items[begin].job;
-    absl::Status failure = status;
+    absl::Status failure = job->status.ok() ? status : job->status;
     for (; end < batch.items.size() && batch.items[end].job == job; ++end) {
-      if (failure.ok()) failure = batch.items[end].status;
+      if (failure.ok() && !batch.statuses.empty()) failure = batch.statuses[end];
     }
     assert(job->unfinished_inputs >= end - begin);
     job->unfinished_inputs -= end - begin;
     job->compute_time += compute;
-    job->format = batch.format;
-    job->device = batch.device;
+    if (batch.format != nullptr) job->format = batch.format;
+    if (!batch.device.empty()) job->device = batch.device;
     if (!failure.ok() && job->next_input < job->inputs.size()) {
       const auto queued = std::find(queue.jobs.begin(), queue.jobs.end(), job);
       assert(queued != queue.jobs.end());

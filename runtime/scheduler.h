@@ -53,16 +53,17 @@ struct Batch {
   struct Item {
     std::shared_ptr<Job> job;
     size_t input = 0;
-    // Set by the engine before Finish (a row that is not finite): the job fails, whole.
-    absl::Status status;
   };
   Lane lane = Lane::kQuery;
   std::vector<Item> items;  // the inputs of a job are neighbours
   int64_t tokens = 0;
-  // Set by the engine before Finish, which copies them to the jobs: with several engines a job can
-  // be in two batches at once, so engines write nothing of a Job but their own rows of `vectors`.
+  // Set by the engine before Finish, which copies them to the jobs under its lock: with several
+  // engines a job can be in two batches at once, so engines write nothing of a Job but the rows of
+  // `vectors` they computed.
   const Format* format = nullptr;
   std::string_view device;
+  // Empty, or one an item: not OK (a row that is not finite) fails that item's job, whole.
+  std::vector<absl::Status> statuses;
 };
 
 // What an engine should do now.
