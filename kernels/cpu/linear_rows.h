@@ -1,0 +1,18 @@
+// What the rows of linear_table.cc point to: which formats a family of kernels accepts and how it
+// packs them. Arguments as in LinearKernel.
+#pragma once
+
+#include "kernels/linear.h"
+
+namespace octavo::cpu {
+
+// linear_panels_pack.cc, layouts in linear_panels.h.
+bool AcceptsF32(const Format& format);
+bool AcceptsBf16(const Format& format);
+bool AcceptsA16W4Int4(const Format& format);
+bool FitsAnyShape(const LinearShape& shape);
+absl::Status PackF32(const Format& format, const EncodedMatrix& matrix, PackedWeight* packed);
+absl::Status PackBf16(const Format& format, const EncodedMatrix& matrix, PackedWeight* packed);
+absl::Status PackA16W4Int4(const Format& format, const EncodedMatrix& matrix, PackedWeight* packed);
+
+}  // namespace octavo::cpu
