@@ -10,7 +10,7 @@
 // A vector type V has, F being kWidth floats and I kWidth 32-bit integers:
 //   Load/LoadFirst, Store/StoreFirst (the first `count` elements, 0 < count <= kWidth; the rest is
 //   neither read nor written, and reads as 0), StoreBf16/StoreBf16First (round to nearest even),
-//   Set, Add, Mul, Gelu, GeluTanh, Silu, Split (even and odd elements of two vectors),
+//   Set, Add, Mul, Gelu, GeluCoarse, GeluTanh, Silu, Split (even and odd elements of two vectors),
 //   MaxAbsBits, MaxOfBits, Round (to int, half to even), AddInts, SumOfInts, ZeroInts,
 //   StoreInt8/StoreInt8First.
 #pragma once
@@ -21,9 +21,9 @@
 
 namespace octavo::cpu {
 
-template <class V, Activation kActivation>
+template <class V, Activation kActivation, bool kCoarse>
 inline typename V::F Activate(typename V::F x) {
-  if constexpr (kActivation == Activation::kGelu) return V::Gelu(x);
+  if constexpr (kActivation == Activation::kGelu) return kCoarse ? V::GeluCoarse(x) : V::Gelu(x);
   if constexpr (kActivation == Activation::kGeluTanh) return V::GeluTanh(x);
   if constexpr (kActivation == Activation::kSilu) return V::Silu(x);
   return x;
@@ -60,7 +60,7 @@ inline void StoreOutputs(const LinearBlock& block, int64_t row, int64_t j, int64
   }
 }
 
-template <class V, Activation kActivation>
+template <class V, Activation kActivation, bool kCoarse>
 inline void FinishPlainTile(const LinearBlock& block, const float* product, int64_t product_stride,
                             int64_t row, int64_t rows, int64_t column, int64_t columns) {
   const float* bias = block.epilogue.bias;
@@ -69,12 +69,12 @@ inline void FinishPlainTile(const LinearBlock& block, const float* product, int6
       const int64_t count = columns - c;
       typename V::F x = V::Load(product + r * product_stride + c);
       if (bias != nullptr) x = V::Add(x, LoadUpTo<V>(bias + column + c, count));
-      StoreOutputs<V>(block, row + r, column + c, count, Activate<V, kActivation>(x));
+      StoreOutputs<V>(block, row + r, column + c, count, Activate<V, kActivation, kCoarse>(x));
     }
   }
 }
 
-template <class V, Activation kActivation>
+template <class V, Activation kActivation, bool kCoarse>
 inline void FinishGatedTile(const LinearBlock& block, const float* product, int64_t product_stride,
                             int64_t row, int64_t rows, int64_t column, int64_t columns) {
   const float* bias = block.epilogue.bias;
@@ -93,7 +93,7 @@ inline void FinishGatedTile(const LinearBlock& block, const float* product, int6
       typename V::F gate, up;
       V::Split(low, high, &gate, &up);
       StoreOutputs<V>(block, row + r, (column + c) / 2, count / 2,
-                      V::Mul(Activate<V, kActivation>(gate), up));
+                      V::Mul(Activate<V, kActivation, kCoarse>(gate), up));
     }
   }
 }
@@ -104,22 +104,25 @@ inline void FinishGatedTile(const LinearBlock& block, const float* product, int6
 template <class V>
 inline void FinishTile(const LinearBlock& block, const float* product, int64_t product_stride,
                        int64_t row, int64_t rows, int64_t column, int64_t columns) {
-  const auto finish = [&]<Activation kActivation>() {
+  const auto finish = [&]<Activation kActivation, bool kCoarse>() {
     if (block.epilogue.gated) {
-      FinishGatedTile<V, kActivation>(block, product, product_stride, row, rows, column, columns);
+      FinishGatedTile<V, kActivation, kCoarse>(block, product, product_stride, row, rows, column,
+                                               columns);
     } else {
-      FinishPlainTile<V, kActivation>(block, product, product_stride, row, rows, column, columns);
+      FinishPlainTile<V, kActivation, kCoarse>(block, product, product_stride, row, rows, column,
+                                               columns);
     }
   };
   switch (block.epilogue.activation) {
     case Activation::kNone:
-      return finish.template operator()<Activation::kNone>();
+      return finish.template operator()<Activation::kNone, false>();
     case Activation::kGelu:
-      return finish.template operator()<Activation::kGelu>();
+      if (block.coarse) return finish.template operator()<Activation::kGelu, true>();
+      return finish.template operator()<Activation::kGelu, false>();
     case Activation::kGeluTanh:
-      return finish.template operator()<Activation::kGeluTanh>();
+      return finish.template operator()<Activation::kGeluTanh, false>();
     case Activation::kSilu:
-      return finish.template operator()<Activation::kSilu>();
+      return finish.template operator()<Activation::kSilu, false>();
   }
 }
 

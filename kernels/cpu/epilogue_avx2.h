@@ -25,29 +25,25 @@ struct Avx2Vector {
   }
   static void Store(float* to, F x) { _mm256_storeu_ps(to, x); }
   static void StoreFirst(float* to, F x, int count) { _mm256_maskstore_ps(to, First(count), x); }
-  static __m128i Bf16(F x) {
-    const I bits = _mm256_castps_si256(x);
-    const I odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const I bias = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
-    const I rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, bias), 16);
-    const I nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-    const I values = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc0), nan);
-    return _mm_packus_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
-  }
   static void StoreBf16(uint16_t* to, F x) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), Bf16(x));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), avx2::ToBf16(x));
   }
   static void StoreBf16First(uint16_t* to, F x, int count) {
     alignas(16) uint16_t values[8];
-    _mm_store_si128(reinterpret_cast<__m128i*>(values), Bf16(x));
+    _mm_store_si128(reinterpret_cast<__m128i*>(values), avx2::ToBf16(x));
     __builtin_memcpy(to, values, static_cast<unsigned>(count) * sizeof(uint16_t));
   }
   static F Set(float x) { return _mm256_set1_ps(x); }
   static F Add(F a, F b) { return _mm256_add_ps(a, b); }
   static F Mul(F a, F b) { return _mm256_mul_ps(a, b); }
-  static F Gelu(F x) { return octavo::cpu::Gelu(x); }
-  static F GeluTanh(F x) { return octavo::cpu::GeluTanh(x); }
-  static F Silu(F x) { return octavo::cpu::Silu(x); }
+  static F Gelu(F x) { return avx2::Gelu(x); }
+  static F GeluCoarse(F x) { return avx2::GeluCoarse(x); }
+  static F GeluTanh(F x) { return avx2::GeluTanh(x); }
+  // e^-x stops at e^87, where exponentials of all instruction sets still agree.
+  static F Silu(F x) {
+    const F e = avx2::Exp(_mm256_min_ps(Set(87.0f), _mm256_sub_ps(Set(0.0f), x)));
+    return _mm256_div_ps(x, Add(Set(1.0f), e));
+  }
   static void Split(F low, F high, F* even, F* odd) {
     // Within 128-bit lanes: (l0 l2 h0 h2 | l4 l6 h4 h6); the 64-bit permute puts low before high.
     const __m256d evens = _mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88));

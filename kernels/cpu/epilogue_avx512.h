@@ -23,26 +23,23 @@ struct Avx512Vector {
   }
   static void Store(float* to, F x) { _mm512_storeu_ps(to, x); }
   static void StoreFirst(float* to, F x, int count) { _mm512_mask_storeu_ps(to, First(count), x); }
-  static __m256i Bf16(F x) {
-    const I bits = _mm512_castps_si512(x);
-    const I odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const I bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-    const I rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, bias), 16);
-    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-    return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0)));
-  }
   static void StoreBf16(uint16_t* to, F x) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), Bf16(x));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), avx512::ToBf16(x));
   }
   static void StoreBf16First(uint16_t* to, F x, int count) {
-    _mm256_mask_storeu_epi16(to, First(count), Bf16(x));
+    _mm256_mask_storeu_epi16(to, First(count), avx512::ToBf16(x));
   }
   static F Set(float x) { return _mm512_set1_ps(x); }
   static F Add(F a, F b) { return _mm512_add_ps(a, b); }
   static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
-  static F Gelu(F x) { return octavo::cpu::Gelu(x); }
-  static F GeluTanh(F x) { return octavo::cpu::GeluTanh(x); }
-  static F Silu(F x) { return octavo::cpu::Silu(x); }
+  static F Gelu(F x) { return avx512::Gelu(x); }
+  static F GeluCoarse(F x) { return avx512::GeluCoarse(x); }
+  static F GeluTanh(F x) { return avx512::GeluTanh(x); }
+  // e^-x stops at e^87, where exponentials of all instruction sets still agree.
+  static F Silu(F x) {
+    const F e = avx512::Exp(_mm512_min_ps(Set(87.0f), _mm512_sub_ps(Set(0.0f), x)));
+    return _mm512_div_ps(x, Add(Set(1.0f), e));
+  }
   static void Split(F low, F high, F* even, F* odd) {
     const I evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const I odds = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/linear_a8w8_int8.h"
+#include "kernels/cpu/linear_panels.h"
 
 namespace octavo::cpu {
 namespace {
@@ -67,7 +68,7 @@ absl::Status PackA8W8(const Format& format, const EncodedMatrix& weight, PackedW
   owned->panels = panels;
   owned->scales = scales;
   *packed = {.format = &format,
-             .packing = packed->packing,
+             .packing = kPackingA8W8Int8,
              .shape = {.n = n, .k = k},
              .bytes = bytes,
              .data = std::shared_ptr<const void>(owned, static_cast<A8W8Weight*>(owned.get()))};

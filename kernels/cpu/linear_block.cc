@@ -1,10 +1,8 @@
 #include "kernels/cpu/linear_block.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
+#include "kernels/cpu/scratch.h"
 #include "kernels/cpu/team.h"
 
 namespace octavo::cpu {
@@ -84,6 +82,7 @@ LinearBlock BlockOf(const LinearArgs& args, int64_t row, int64_t rows, int64_t c
   block.column_end = std::min(column + columns, block.shape.n);
   block.input = FromRow(args.input, row);
   block.output = FromRow(args.output, row);
+  block.coarse = args.output.element != Element::kF32;
   block.epilogue = args.epilogue;
   if (block.epilogue.residual != nullptr) {
     block.epilogue.residual += row * block.epilogue.residual_stride;
@@ -91,21 +90,8 @@ LinearBlock BlockOf(const LinearArgs& args, int64_t row, int64_t rows, int64_t c
   return block;
 }
 
-struct FreeMemory {
-  void operator()(float* memory) const { std::free(memory); }
-};
-
-// Scratch of the calling thread, at least `floats` long; grows and is kept.
 float* Scratch(int64_t floats) {
-  thread_local std::unique_ptr<float, FreeMemory> memory;
-  thread_local int64_t size = 0;
-  if (size < floats) {
-    size = CeilDivide(floats, 1024) * 1024;
-    memory.reset();
-    memory.reset(static_cast<float*>(std::aligned_alloc(64, size * sizeof(float))));
-    if (memory == nullptr) throw std::bad_alloc();
-  }
-  return memory.get();
+  return static_cast<float*>(ThreadScratch(ScratchUse::kRows, floats * sizeof(float)));
 }
 
 // Floats from row to row of the scratch: off multiples of 4 KiB, on which stores to neighbouring
@@ -130,8 +116,10 @@ void RunEncoded(const BlockKernel& kernel, const LinearArgs& args, const Split& 
   LinearArgs plain = args;
   plain.output = {.values = scratch, .stride = stride, .element = Element::kF32};
   team.Run(split.row_blocks * split.column_blocks, [&](int64_t task, int) {
-    kernel.compute(BlockOf(plain, task / split.column_blocks * split.rows, split.rows,
-                           task % split.column_blocks * split.columns, split.columns));
+    LinearBlock block = BlockOf(plain, task / split.column_blocks * split.rows, split.rows,
+                                task % split.column_blocks * split.columns, split.columns);
+    block.coarse = true;
+    kernel.compute(block);
   });
   const int64_t rows = CeilDivide(args.rows, team.threads());
   team.Run(CeilDivide(args.rows, rows), [&](int64_t task, int) {

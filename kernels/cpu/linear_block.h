@@ -21,6 +21,8 @@ struct LinearBlock {
   int64_t column_end = 0;    // likewise, or shape.n
   Matrix input;
   Matrix output;  // f32 or bf16, never int8
+  // The output ends in 16 or 8 bits: GELU may be the coarse one (within 1e-4).
+  bool coarse = false;
   Epilogue epilogue;
 };
 
