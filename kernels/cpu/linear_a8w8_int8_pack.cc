@@ -19,8 +19,6 @@ struct OwnedWeight : A8W8Weight {
   std::unique_ptr<uint8_t, FreeMemory> memory;
 };
 
-int64_t RoundUp(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
-
 }  // namespace
 
 bool AcceptsA8W8(const Format& format) {
