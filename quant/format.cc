@@ -126,6 +126,8 @@ float LargestValue(const Encoding& encoding) {
       return kLargestF16;
     case Element::kBf16:
       return 0x1.fep+127f;
+    case Element::kInt8:
+      return 3.4e38f;  // 127 steps of a scale rounded up must stay finite
     case Element::kInt4:
       return 7.5f * kLargestF16;
     default:
