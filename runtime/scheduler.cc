@@ -57,6 +57,11 @@ bool Scheduler::Fits(const Queue& queue, int64_t tokens) const {
   return queue.tokens == 0 || queue.tokens + tokens <= queue.limits.max_queue_tokens;
 }
 
+bool Scheduler::FitsPastWaiters(const Queue& queue, int64_t tokens) const {
+  return queue.tokens + tokens <= queue.limits.max_queue_tokens &&
+         queue.overtaken_tokens + tokens <= queue.limits.max_batch_tokens;
+}
+
 double Scheduler::Rate(Lane lane) const {
   const Queue& measured = queue(lane);
   return measured.rate_seconds > 0 ? measured.rate_tokens / measured.rate_seconds : 0;
@@ -89,7 +94,8 @@ Admission Scheduler::Admit(Lane lane, int64_t tokens, Time deadline, Time now) {
   Queue& queue = this->queue(lane);
   const bool rate_known = Rate(lane) > 0;
   if (rate_known) admission.estimated_wait = ToDuration(SecondsToDrain(lane, queue.tokens));
-  if (!queue.waiters.empty() || !Fits(queue, tokens)) {
+  const bool fits = queue.waiters.empty() ? Fits(queue, tokens) : FitsPastWaiters(queue, tokens);
+  if (!fits) {
     const int64_t ahead = queue.tokens + queue.waiting_tokens;
     const int64_t excess = std::min(ahead, ahead + tokens - queue.limits.max_queue_tokens);
     admission.verdict = Verdict::kFull;
@@ -101,6 +107,7 @@ Admission Scheduler::Admit(Lane lane, int64_t tokens, Time deadline, Time now) {
     admission.retry_delay = now + admission.estimated_wait - std::max(deadline, now);
   } else {
     queue.tokens += tokens;
+    if (!queue.waiters.empty()) queue.overtaken_tokens += tokens;
     return admission;
   }
   admission.retry_delay = std::clamp(admission.retry_delay, kMinRetryDelay, kMaxRetryDelay);
@@ -117,6 +124,7 @@ bool Scheduler::AdmitOrWait(Lane lane, int64_t tokens, Time /*now*/, std::functi
     queue.tokens += tokens;
     return true;
   }
+  if (queue.waiters.empty()) queue.overtaken_tokens = 0;
   *ticket = next_ticket_++;
   queue.waiting_tokens += tokens;
   queue.waiters.push_back({*ticket, tokens, std::move(admitted)});
@@ -375,6 +383,7 @@ void Scheduler::Publish(std::unique_lock<std::mutex>* lock) {
       Waiter& waiter = queue.waiters.front();
       queue.tokens += waiter.tokens;
       queue.waiting_tokens -= waiter.tokens;
+      queue.overtaken_tokens = 0;
       admitted_.push_back(std::move(waiter.admitted));
       queue.waiters.pop_front();
     }

@@ -33,7 +33,7 @@ struct SchedulerOptions {
 
 enum class Verdict : uint8_t {
   kAdmitted,
-  kFull,                 // the lane's queue limit, or others wait; retry_delay: when to try again
+  kFull,                 // the lane's queue limit; retry_delay says when to try again
   kDeadlineUnreachable,  // the estimated wait exceeds the deadline
   kDraining,             // Stop was called
 };
@@ -91,8 +91,10 @@ class Scheduler {
   Scheduler(const SchedulerOptions& options, std::function<void()> wake);
 
   // Reserves `tokens` (an estimate by bytes, before tokenizing) of the lane's queue. A job larger
-  // than the limit is admitted when the queue is empty. While streams wait for room the lane is
-  // full: nobody overtakes them. What is admitted must be given to Submit or Release.
+  // than the limit is admitted when the queue is empty. While streams wait, a small job may take
+  // room that the first of them cannot use, up to one batch of tokens before that one is admitted:
+  // bulk streams do not shut out single calls, nor single calls a stream. What is admitted must be
+  // given to Submit or Release.
   Admission Admit(Lane lane, int64_t tokens, Time deadline, Time now);
 
   // As Admit, for streams, which wait instead of failing. True: admitted now. False: `admitted` is
@@ -155,9 +157,10 @@ class Scheduler {
     LaneLimits limits;
     std::deque<std::shared_ptr<Job>> jobs;  // each has inputs not yet in a batch
     std::list<Waiter> waiters;
-    int64_t tokens = 0;          // reserved: admitted and not yet in a batch
-    int64_t waiting_tokens = 0;  // of the waiters
-    int64_t running_tokens = 0;  // of the batches begun and not finished
+    int64_t tokens = 0;            // reserved: admitted and not yet in a batch
+    int64_t waiting_tokens = 0;    // of the waiters
+    int64_t overtaken_tokens = 0;  // admitted past the first waiter
+    int64_t running_tokens = 0;    // of the batches begun and not finished
     int running_batches = 0;
     Time next_sweep = Time::min();
     // Decayed sums over finished batches; their ratio is the rate.
@@ -170,6 +173,7 @@ class Scheduler {
 
   // All below need the lock.
   bool Fits(const Queue& queue, int64_t tokens) const;
+  bool FitsPastWaiters(const Queue& queue, int64_t tokens) const;
   double Rate(Lane lane) const;
   double SecondsToDrain(Lane lane, int64_t tokens) const;
   bool DocumentWork() const;

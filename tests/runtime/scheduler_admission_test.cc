@@ -234,12 +234,30 @@ TEST_F(WaiterTest, WaitersComeInTheOrderOfAskingAndReserveThen) {
   EXPECT_EQ(queue_tokens(kDocument), 60);
 }
 
-TEST_F(WaiterTest, NobodyOvertakesAWaiter) {
-  EXPECT_EQ(Admit(kDocument, 90), Verdict::kAdmitted);
-  Ask("a", 30);
-  EXPECT_EQ(Admit(kDocument, 5), Verdict::kFull) << "5 would fit, but a waits";
-  Ask("b", 5);
-  EXPECT_EQ(Admit(kQuery, 5), Verdict::kAdmitted) << "the other lane is not concerned";
+TEST_F(WaiterTest, SmallJobsOvertakeTheFirstWaiterByOneBatchAtMost) {
+  EXPECT_EQ(Admit(kDocument, 70), Verdict::kAdmitted);
+  Ask("a", 31);
+  EXPECT_EQ(Admit(kDocument, 21), Verdict::kFull) << "more than a batch of 20";
+  EXPECT_EQ(Admit(kDocument, 15), Verdict::kAdmitted) << "room a cannot use";
+  EXPECT_EQ(Admit(kDocument, 6), Verdict::kFull) << "21 in all";
+  EXPECT_EQ(Admit(kDocument, 5), Verdict::kAdmitted);
+  EXPECT_EQ(Admit(kDocument, 1), Verdict::kFull);
+  EXPECT_EQ(Admit(kQuery, 50), Verdict::kAdmitted) << "the other lane is not concerned";
+  Ask("b", 1);
+  EXPECT_TRUE(admitted.empty()) << "waiters do not overtake each other";
+  Ask("c", 30);
+  scheduler->Release(kDocument, 21, now);  // 69
+  EXPECT_THAT(admitted, ::testing::ElementsAre("a"));
+  scheduler->Release(kDocument, 15, now);  // 85, b makes 86
+  EXPECT_THAT(admitted, ::testing::ElementsAre("a", "b"));
+  EXPECT_EQ(Admit(kDocument, 14), Verdict::kAdmitted) << "counted anew for c";
+  EXPECT_EQ(Admit(kDocument, 1), Verdict::kFull) << "no room";
+}
+
+TEST_F(WaiterTest, AnEmptyQueueIsNoRoomForAnOversizedJobPastWaiters) {
+  EXPECT_EQ(Admit(kDocument, 1), Verdict::kAdmitted);
+  Ask("a", 1000);
+  EXPECT_EQ(Admit(kDocument, 101), Verdict::kFull);
 }
 
 TEST_F(WaiterTest, BatchesMakeRoom) {
