@@ -19,7 +19,7 @@ struct Block {
 }  // namespace
 
 void* ThreadScratch(ScratchUse use, int64_t bytes) {
-  thread_local std::array<Block, 4> blocks;
+  thread_local std::array<Block, 5> blocks;
   Block& block = blocks[static_cast<size_t>(use)];
   if (block.bytes < bytes) {
     block.bytes = (bytes + 4095) / 4096 * 4096;

@@ -10,6 +10,7 @@ enum class ScratchUse : uint8_t {
   kPanel,        // one weight panel, decoded
   kSums,         // sums of activations a group
   kRows,         // finished f32 rows that wait to be encoded
+  kAttention,    // packed keys and values, scores and running sums of a block of queries
 };
 
 // At least `bytes`, 64-byte aligned, contents undefined; valid until this thread asks for the same

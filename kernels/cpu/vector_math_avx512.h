@@ -3,7 +3,7 @@
 // depends on that lane alone. NaN gives NaN.
 //
 //   Exp(x)         relative error <= 2e-7 for x >= -87, 0 below, infinity above 88.72
-//   Exp2(x)        relative error <= 2e-7 for -126 <= x <= 0, 0 below
+//   Exp2(x)        relative error <= 2e-7 for -126 <= x <= 0; at most 2^-126 for finite x below
 //   Exp2Coarse(x)  relative error <= 1.1e-4 on the same range: for results kept in bf16
 //   Gelu(x)        x / 2 (1 + erf(x / sqrt 2)); absolute error <= 1e-6, relative <= 2^-23 for x > 8
 //   GeluCoarse(x)  the same within 1e-4: for results kept in 16 or 8 bits
@@ -54,9 +54,8 @@ static inline __m512 Exp(__m512 x) {
 
 template <int kTerms>
 static inline __m512 Exp2With(const float (&coefficients)[kTerms], __m512 x) {
-  const __mmask16 kept = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
   const __m512 n = _mm512_roundscale_ps(x, 8);
-  return _mm512_maskz_scalef_ps(kept, Polynomial(coefficients, _mm512_sub_ps(x, n)), n);
+  return _mm512_scalef_ps(Polynomial(coefficients, _mm512_sub_ps(x, n)), n);
 }
 
 static inline __m512 Exp2(__m512 x) { return Exp2With(kExp2, x); }

@@ -96,9 +96,8 @@ TEST_P(VectorMathTest, Exp2) {
   EXPECT_LE(LargestError(GetParam()->exp2_coarse, x, relative), 1.1e-4);
   for (auto function : {GetParam()->exp2, GetParam()->exp2_coarse}) {
     EXPECT_EQ(At(function, 0.0f), 1.0f);
-    EXPECT_EQ(At(function, -126.01f), 0.0f);
-    EXPECT_EQ(At(function, -1e30f), 0.0f);
-    EXPECT_EQ(At(function, -kInfinity), 0.0f);
+    for (float x : {-126.01f, -140.5f}) EXPECT_LE(std::abs(At(function, x)), 0x1p-126f);
+    for (float x : {-200.0f, -1e30f, -3e38f}) EXPECT_EQ(At(function, x), 0.0f);
     EXPECT_TRUE(std::isnan(At(function, kNan)));
   }
 }

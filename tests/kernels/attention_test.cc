@@ -1,0 +1,415 @@
+// Every row of the attention table against float64.
+//
+// The bound of each element follows the arithmetic: a score is off by at most
+// (head_size + 8) eps sum|q||k| scale, eps of f32; a weight by that twice (its own and the sum's),
+// by the exponential's error and, for bf16, by its rounding; the weighted sum by a few eps.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/cpu/instruction_sets.h"
+#include "kernels/cpu/tables.h"
+#include "kernels/cpu/team.h"
+#include "tests/reference/reference.h"
+
+namespace octavo::cpu {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+uint16_t ToBf16(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  return std::isnan(x) ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+float FromBf16(uint16_t x) { return std::bit_cast<float>(static_cast<uint32_t>(x) << 16); }
+
+// A batch with q, k and v interleaved as Forward lays them out, and what to compute on it.
+struct Batch {
+  int heads = 1;
+  int key_value_heads = 1;
+  int head_size = 32;
+  std::vector<int32_t> offsets = {0};
+  std::vector<float> q, k, v;  // [tokens, heads or key_value_heads * head_size], exact in bf16
+  std::vector<float> bias;     // [heads, 2 * reach - 1] with NaN around each head's row
+  int64_t bias_stride = 0, bias_zero = 0;
+  Mask mask = Mask::kFull;
+  int window = 0;
+
+  int64_t tokens() const { return offsets.back(); }
+  int64_t width() const { return static_cast<int64_t>(heads) * head_size; }
+  int64_t key_width() const { return static_cast<int64_t>(key_value_heads) * head_size; }
+};
+
+Batch RandomBatch(const std::vector<int>& lengths, int heads, int key_value_heads, int head_size,
+                  float magnitude, int seed) {
+  Batch batch;
+  batch.heads = heads;
+  batch.key_value_heads = key_value_heads;
+  batch.head_size = head_size;
+  for (int length : lengths) batch.offsets.push_back(batch.offsets.back() + length);
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  const auto fill = [&](std::vector<float>* x, int64_t size, float scale) {
+    x->resize(size);
+    for (float& value : *x) value = FromBf16(ToBf16(normal(random) * scale));
+  };
+  fill(&batch.q, batch.tokens() * batch.width(), magnitude);
+  fill(&batch.k, batch.tokens() * batch.key_width(), 1.0f);
+  fill(&batch.v, batch.tokens() * batch.key_width(), 1.0f);
+  // Heads differ in the size of their values: a swapped head fails.
+  for (int64_t i = 0; i < std::ssize(batch.v); ++i) {
+    batch.v[i] = std::ldexp(batch.v[i], static_cast<int>(i / head_size % key_value_heads) * 3 - 4);
+  }
+  return batch;
+}
+
+// A bias for distances up to reach - 1 that is not symmetric; NaN wherever it must not be read.
+void AddBias(Batch* batch, int reach, int seed) {
+  constexpr int64_t kAround = 32;
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  batch->bias_stride = 2 * reach - 1 + 2 * kAround;
+  batch->bias_zero = kAround + reach - 1;
+  batch->bias.assign(batch->heads * batch->bias_stride, kNan);
+  for (int head = 0; head < batch->heads; ++head) {
+    for (int distance = 1 - reach; distance < reach; ++distance) {
+      if (batch->mask == Mask::kCausal && distance > 0) continue;
+      if (batch->mask == Mask::kWindow && std::abs(distance) > batch->window) continue;
+      batch->bias[head * batch->bias_stride + batch->bias_zero + distance] =
+          2.0f * normal(random) + (distance > 0 ? 1.0f : 0.0f);
+    }
+  }
+}
+
+AttentionArgs Shape(const Batch& batch) {
+  AttentionArgs args;
+  args.heads = batch.heads;
+  args.key_value_heads = batch.key_value_heads;
+  args.head_size = batch.head_size;
+  args.scale = 1.0f / std::sqrt(static_cast<float>(batch.head_size));
+  args.offsets = batch.offsets.data();
+  args.sequences = std::ssize(batch.offsets) - 1;
+  args.row_begin = 0;
+  args.row_end = batch.tokens();
+  args.mask = batch.mask;
+  args.window = batch.window;
+  if (!batch.bias.empty()) {
+    args.relative_bias = batch.bias.data();
+    args.bias_stride = batch.bias_stride;
+    args.bias_zero = batch.bias_zero;
+  }
+  return args;
+}
+
+struct Rows {
+  int64_t begin, end;
+};
+
+// Runs `kernel` on rows [begin, end) of the batch; rows of the output not asked for stay NaN.
+std::vector<float> RunKernel(const AttentionKernel& kernel, const Batch& batch, Rows rows,
+                             Element output, Stream& stream) {
+  const int64_t stride = batch.width() + 2 * batch.key_width() + 8;
+  std::vector<float> wide(batch.tokens() * stride, kNan);
+  for (int64_t t = 0; t < batch.tokens(); ++t) {
+    float* row = &wide[t * stride];
+    row = std::copy_n(&batch.q[t * batch.width()], batch.width(), row);
+    row = std::copy_n(&batch.k[t * batch.key_width()], batch.key_width(), row);
+    std::copy_n(&batch.v[t * batch.key_width()], batch.key_width(), row);
+  }
+  wide.resize(wide.size() - 8);  // nothing may be read past the last value
+  std::vector<uint16_t> narrow(wide.size());
+  std::transform(wide.begin(), wide.end(), narrow.begin(), ToBf16);
+
+  AttentionArgs args = Shape(batch);
+  const bool bf16 = kernel.input == Element::kBf16;
+  const auto at = [&](int64_t column) {
+    return bf16 ? static_cast<const void*>(narrow.data() + column) : wide.data() + column;
+  };
+  args.q = at(0);
+  args.k = at(batch.width());
+  args.v = at(batch.width() + batch.key_width());
+  args.stride = stride;
+  args.row_begin = rows.begin;
+  args.row_end = rows.end;
+  const int64_t output_stride = batch.width() + 3;
+  const int64_t size = batch.tokens() * output_stride;
+  std::vector<float> result(size, kNan);
+  std::vector<uint16_t> result_narrow(size, 0x7fc0);
+  args.output.stride = output_stride;
+  args.output.element = output;
+  args.output.values = result.data();
+  if (output == Element::kBf16) args.output.values = result_narrow.data();
+  kernel.run(args, stream);
+  if (output == Element::kBf16) {
+    std::transform(result_narrow.begin(), result_narrow.end(), result.begin(), FromBf16);
+  }
+  std::vector<float> dense(batch.tokens() * batch.width());
+  for (int64_t t = 0; t < batch.tokens(); ++t) {
+    std::copy_n(&result[t * output_stride], batch.width(), &dense[t * batch.width()]);
+    for (int64_t c = batch.width(); c < output_stride; ++c) {
+      EXPECT_TRUE(std::isnan(result[t * output_stride + c])) << "wrote past row " << t;
+    }
+  }
+  return dense;
+}
+
+// Largest sum|q||k| scale + |bias| of a row's scores, for each (token, head).
+std::vector<double> ScoreMagnitudes(const Batch& batch) {
+  std::vector<double> largest(batch.tokens() * batch.heads, 0.0);
+  const double scale = 1 / std::sqrt(static_cast<double>(batch.head_size));
+  for (size_t s = 0; s + 1 < batch.offsets.size(); ++s) {
+    const int64_t first = batch.offsets[s], last = batch.offsets[s + 1];
+    for (int64_t i = first; i < last; ++i) {
+      for (int head = 0; head < batch.heads; ++head) {
+        const int kv_head = head / (batch.heads / batch.key_value_heads);
+        const float* q = &batch.q[i * batch.width() + head * batch.head_size];
+        for (int64_t j = first; j < last; ++j) {
+          const float* k = &batch.k[j * batch.key_width() + kv_head * batch.head_size];
+          double sum = 0;
+          for (int d = 0; d < batch.head_size; ++d) sum += std::abs(double{q[d]} * k[d]);
+          double& magnitude = largest[i * batch.heads + head];
+          magnitude = std::max(magnitude, sum * scale + (batch.bias.empty() ? 0 : 10));
+        }
+      }
+    }
+  }
+  return largest;
+}
+
+struct Expected {
+  std::vector<double> values;  // [tokens, width]
+  std::vector<double> bounds;
+};
+
+Expected Expect(const AttentionKernel& kernel, const Batch& batch, Element output) {
+  Expected expected;
+  const AttentionArgs args = Shape(batch);
+  expected.values = reference::Attention(args, batch.q, batch.k, batch.v);
+  std::vector<float> positive = batch.v;
+  for (float& value : positive) value = std::abs(value);
+  expected.bounds = reference::Attention(args, batch.q, batch.k, positive);
+  const std::vector<double> magnitudes = ScoreMagnitudes(batch);
+  constexpr double kEps = 0x1p-24;
+  const bool bf16 = kernel.input == Element::kBf16;
+  for (int64_t i = 0; i < std::ssize(expected.bounds); ++i) {
+    const double magnitude = magnitudes[i / batch.head_size];
+    double relative = 2 * (batch.head_size + 8) * kEps * magnitude + 64 * kEps;
+    relative += 2 * (bf16 ? 1.1e-4 : 2e-7);  // the exponential
+    if (bf16) relative += 0x1p-8;            // weights
+    expected.bounds[i] *= relative;
+    if (output == Element::kBf16) expected.bounds[i] += 0x1p-8 * std::abs(expected.values[i]);
+  }
+  return expected;
+}
+
+// Index of the first value out of bounds, or -1.
+int64_t FirstOutOfBounds(const std::vector<float>& got, const Expected& expected) {
+  for (int64_t i = 0; i < std::ssize(got); ++i) {
+    if (!(std::abs(got[i] - expected.values[i]) <= expected.bounds[i])) return i;
+  }
+  return -1;
+}
+
+void ExpectCorrect(const AttentionKernel& kernel, const Batch& batch) {
+  for (Element output : {Element::kF32, Element::kBf16}) {
+    const std::vector<float> got = RunKernel(kernel, batch, {0, batch.tokens()}, output, Inline());
+    const Expected expected = Expect(kernel, batch, output);
+    const int64_t i = FirstOutOfBounds(got, expected);
+    EXPECT_EQ(i, -1) << "token " << i / batch.width() << " column " << i % batch.width() << ": "
+                     << got[std::max<int64_t>(i, 0)] << " for "
+                     << expected.values[std::max<int64_t>(i, 0)] << " +- "
+                     << expected.bounds[std::max<int64_t>(i, 0)];
+  }
+}
+
+void ExpectSameBits(const float* a, const float* b, int64_t count, const std::string& what) {
+  for (int64_t i = 0; i < count; ++i) {
+    ASSERT_EQ(std::bit_cast<uint32_t>(a[i]), std::bit_cast<uint32_t>(b[i])) << what << " " << i;
+  }
+}
+
+class AttentionTest : public testing::TestWithParam<AttentionKernel> {
+ protected:
+  void SetUp() override {
+    const uint32_t lacking = GetParam().instruction_sets & ~DetectedInstructionSets();
+    if (lacking != 0) {
+      GTEST_SKIP() << GetParam().name << ": this processor lacks " << InstructionSetNames(lacking);
+    }
+  }
+};
+
+TEST_P(AttentionTest, MixedLengths) {
+  ExpectCorrect(GetParam(), RandomBatch({1, 63, 513, 64, 2, 65, 1, 128, 129}, 2, 2, 32, 1, 1));
+  ExpectCorrect(GetParam(), RandomBatch({1, 300, 17}, 1, 1, 64, 1, 2));
+}
+
+TEST_P(AttentionTest, EveryShortLength) {
+  std::vector<int> lengths;
+  for (int length = 1; length <= 40; ++length) lengths.push_back(length);
+  ExpectCorrect(GetParam(), RandomBatch(lengths, 2, 1, 32, 1, 3));
+}
+
+TEST_P(AttentionTest, LongSequence) {
+  ExpectCorrect(GetParam(), RandomBatch({2000, 3}, 1, 1, 16, 1, 4));
+}
+
+TEST_P(AttentionTest, EveryHeadSize) {
+  EXPECT_FALSE(GetParam().fits(0));
+  EXPECT_FALSE(GetParam().fits(12));
+  EXPECT_FALSE(GetParam().fits(264));
+  for (int head_size = 8; head_size <= 256; head_size += 8) {
+    ASSERT_TRUE(GetParam().fits(head_size));
+    ExpectCorrect(GetParam(), RandomBatch({21, 1}, 2, 2, head_size, 1, 5 + head_size));
+  }
+  ExpectCorrect(GetParam(), RandomBatch({140, 2}, 1, 1, 256, 1, 6));
+}
+
+TEST_P(AttentionTest, KeyValueHeadsAreShared) {
+  ExpectCorrect(GetParam(), RandomBatch({30, 70}, 6, 2, 24, 1, 7));
+  ExpectCorrect(GetParam(), RandomBatch({30, 70}, 4, 1, 32, 1, 8));
+}
+
+TEST_P(AttentionTest, ScoresOfHundreds) {
+  Batch batch = RandomBatch({64, 200, 1}, 2, 2, 32, 1, 9);
+  double largest = 0, least = 0;
+  for (int64_t t = 0; t < batch.tokens(); ++t) {
+    for (int64_t c = 0; c < batch.width(); ++c) {
+      // Keys +-1 along one direction: scores of exactly +-200 beside small ones.
+      batch.k[t * batch.width() + c] = c % 32 == 0 ? (t % 3 == 0 ? 1.0f : -1.0f) : 0.0f;
+      batch.q[t * batch.width() + c] = c % 32 == 0 ? FromBf16(ToBf16(1131.4f)) : 0.0f;
+    }
+    const double score = batch.q[t * batch.width()] * batch.k[t * batch.width()] / std::sqrt(32.0);
+    largest = std::max(largest, score);
+    least = std::min(least, score);
+  }
+  EXPECT_NEAR(largest, 200, 1);
+  EXPECT_NEAR(least, -200, 1);
+  ExpectCorrect(GetParam(), batch);
+  ExpectCorrect(GetParam(), RandomBatch({150}, 1, 1, 32, 60, 10));
+}
+
+TEST_P(AttentionTest, MaximumInTheLastStep) {
+  for (int length : {129, 200, 257, 513}) {
+    Batch batch = RandomBatch({length}, 1, 1, 32, 1, 11);
+    // Later keys agree ever more with every query: each step moves the maximum.
+    for (int t = 0; t < length; ++t) {
+      for (int d = 0; d < 32; ++d) {
+        batch.q[t * 32 + d] = 1.0f + 0.25f * (d % 4);
+        batch.k[t * 32 + d] = FromBf16(ToBf16(5.0f * t / length));
+      }
+    }
+    ExpectCorrect(GetParam(), batch);
+  }
+}
+
+TEST_P(AttentionTest, RelativeBias) {
+  Batch batch = RandomBatch({1, 40, 300}, 3, 3, 32, 1, 12);
+  AddBias(&batch, 300, 13);
+  ExpectCorrect(GetParam(), batch);
+  // The same bias turned round must not pass.
+  Batch turned = batch;
+  for (int head = 0; head < batch.heads; ++head) {
+    for (int distance = -299; distance < 300; ++distance) {
+      const int64_t zero = head * batch.bias_stride + batch.bias_zero;
+      turned.bias[zero + distance] = batch.bias[zero - distance];
+    }
+  }
+  const std::vector<float> got =
+      RunKernel(GetParam(), turned, {0, batch.tokens()}, Element::kF32, Inline());
+  EXPECT_NE(FirstOutOfBounds(got, Expect(GetParam(), batch, Element::kF32)), -1);
+}
+
+TEST_P(AttentionTest, Causal) {
+  Batch batch = RandomBatch({1, 2, 63, 128, 400}, 2, 2, 32, 1, 14);
+  batch.mask = Mask::kCausal;
+  ExpectCorrect(GetParam(), batch);
+  AddBias(&batch, 400, 15);
+  ExpectCorrect(GetParam(), batch);
+}
+
+TEST_P(AttentionTest, Window) {
+  for (int window : {0, 1, 5, 64, 127, 200, 1000}) {
+    Batch batch = RandomBatch({1, 7, 129, 500}, 2, 1, 16, 1, 16);
+    batch.mask = Mask::kWindow;
+    batch.window = window;
+    ExpectCorrect(GetParam(), batch);
+    AddBias(&batch, 500, 17);
+    ExpectCorrect(GetParam(), batch);
+  }
+}
+
+// Whatever is around a sequence, even NaN, does not reach its rows, and neither the batch nor the
+// range of rows nor the team changes a bit of them.
+TEST_P(AttentionTest, ARowDependsOnItsSequenceAlone) {
+  for (Mask mask : {Mask::kFull, Mask::kCausal, Mask::kWindow}) {
+    Batch batch = RandomBatch({5, 300, 1, 64, 129, 10}, 2, 2, 32, 1, 18);
+    batch.mask = mask;
+    batch.window = 20;
+    if (mask != Mask::kFull) AddBias(&batch, 300, 19);
+    const int64_t tokens = batch.tokens(), width = batch.width();
+    const std::vector<float> whole =
+        RunKernel(GetParam(), batch, {0, tokens}, Element::kF32, Inline());
+
+    for (int threads : {2, 3}) {
+      Team team(threads);
+      const std::vector<float> split =
+          RunKernel(GetParam(), batch, {0, tokens}, Element::kF32, team);
+      ExpectSameBits(whole.data(), split.data(), tokens * width, "team");
+    }
+    for (size_t s = 0; s + 1 < batch.offsets.size(); ++s) {
+      const int64_t first = batch.offsets[s], last = batch.offsets[s + 1];
+      Batch among_nan = batch;
+      for (std::vector<float>* x : {&among_nan.q, &among_nan.k, &among_nan.v}) {
+        std::fill(x->begin(), x->begin() + first * width, kNan);
+        std::fill(x->begin() + last * width, x->end(), kNan);
+      }
+      const std::vector<float> own =
+          RunKernel(GetParam(), among_nan, {first, last}, Element::kF32, Inline());
+      ExpectSameBits(&whole[first * width], &own[first * width], (last - first) * width,
+                     "among NaN");
+      Batch alone = batch;
+      alone.offsets = {0, static_cast<int32_t>(last - first)};
+      for (auto member : {&Batch::q, &Batch::k, &Batch::v}) {
+        alone.*member = {(batch.*member).begin() + first * width,
+                         (batch.*member).begin() + last * width};
+      }
+      const std::vector<float> single =
+          RunKernel(GetParam(), alone, {0, last - first}, Element::kF32, Inline());
+      ExpectSameBits(&whole[first * width], single.data(), (last - first) * width, "alone");
+    }
+    for (Rows rows : {Rows{0, 1}, Rows{3, 17}, Rows{4, 306}, Rows{101, 102}, Rows{200, tokens},
+                      Rows{7, 7}, Rows{305, 306}}) {
+      const std::vector<float> part = RunKernel(GetParam(), batch, rows, Element::kF32, Inline());
+      ExpectSameBits(&whole[rows.begin * width], &part[rows.begin * width],
+                     (rows.end - rows.begin) * width, "rows");
+      for (int64_t t = 0; t < tokens; ++t) {
+        if (t >= rows.begin && t < rows.end) continue;
+        ASSERT_TRUE(std::isnan(part[t * width])) << "wrote row " << t;
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, AValueThatIsNotFiniteShows) {
+  for (auto member : {&Batch::q, &Batch::k, &Batch::v}) {
+    Batch batch = RandomBatch({150}, 1, 1, 32, 1, 20);
+    (batch.*member)[70 * 32 + 5] = kNan;
+    const std::vector<float> got = RunKernel(GetParam(), batch, {0, 150}, Element::kF32, Inline());
+    EXPECT_TRUE(std::isnan(got[70 * 32 + 5]));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, AttentionTest,
+                         testing::ValuesIn(AttentionKernels().begin(), AttentionKernels().end()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace octavo::cpu
