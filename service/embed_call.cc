@@ -34,7 +34,7 @@ std::optional<RequestError> EmbedCall::Prepare(std::string_view bytes) {
     context_->metrics().Rejected(lane, error->reason);
     return error;
   }
-  work_.emplace(context_->backend());
+  work_.emplace(context_->model());
   work_->request() = std::move(request);
   if (auto error = work_->Check(context_->options().limits)) return error;
   if (work_->has_bad_inputs()) return work_->TakeInputErrors();
@@ -43,8 +43,8 @@ std::optional<RequestError> EmbedCall::Prepare(std::string_view bytes) {
   }
 
   admitted_tokens_ = work_->EstimateTokens();
-  const Admission admission = context_->backend()->scheduler->Admit(work_->lane(), admitted_tokens_,
-                                                                    job_->deadline, received_);
+  const Admission admission = context_->model()->scheduler->Admit(work_->lane(), admitted_tokens_,
+                                                                  job_->deadline, received_);
   if (admission.verdict == Verdict::kAdmitted) return std::nullopt;
   RequestError error = AdmissionError(work_->lane(), admission);
   context_->metrics().Rejected(work_->lane(), error.reason);
@@ -52,11 +52,11 @@ std::optional<RequestError> EmbedCall::Prepare(std::string_view bytes) {
 }
 
 void EmbedCall::Tokenize() {
-  const Backend* backend = context_->backend();
+  const ServedModel* model = context_->model();
   const Lane lane = work_->lane();
   if (finished_.load(std::memory_order_acquire)) {
     context_->metrics().Cancelled(lane, Stage::kTokenize);
-    backend->scheduler->Release(lane, admitted_tokens_, Clock::now());
+    model->scheduler->Release(lane, admitted_tokens_, Clock::now());
     return;
   }
   const Time begin = Clock::now();
@@ -64,7 +64,7 @@ void EmbedCall::Tokenize() {
   const Time end = Clock::now();
   context_->metrics().StageTook(Stage::kTokenize, lane, end - begin);
   if (work_->has_bad_inputs()) {
-    backend->scheduler->Release(lane, admitted_tokens_, end);
+    model->scheduler->Release(lane, admitted_tokens_, end);
     Finish(work_->TakeInputErrors(), {});
     return;
   }
@@ -76,7 +76,7 @@ void EmbedCall::Tokenize() {
     const std::shared_ptr<EmbedCall> call = std::move(self);
     call->OnJobDone(job);
   };
-  backend->submit(job_);
+  model->submit(job_);
 }
 
 void EmbedCall::OnJobDone(const Job& job) {
@@ -114,9 +114,9 @@ bool EmbedCall::Finish(const std::optional<RequestError>& error, std::string res
       Rpc::kEmbed, lane < 0 ? std::nullopt : std::optional<Lane>(static_cast<Lane>(lane)),
       error.has_value() ? error->code() : absl::StatusCode::kOk, Clock::now() - received_);
   if (error.has_value()) {
-    call_->FinishWithError(*error);
+    call_->Fail(*error);
   } else {
-    call_->Finish(std::move(response));
+    call_->Respond(std::move(response));
   }
   return true;
 }
@@ -162,10 +162,10 @@ std::optional<RequestError> GetInfo(const ServiceContext& context, std::string_v
                                     std::string* response) {
   v1::GetInfoRequest request;
   if (auto error = Parse(bytes, &request)) return error;
-  const Backend* backend = context.backend();
-  if (backend == nullptr) return context.NotReady();
-  if (auto error = CheckModel(request.model(), backend->info)) return error;
-  Describe(context, backend->info).SerializeToString(response);
+  const ServedModel* model = context.model();
+  if (model == nullptr) return context.NotReady();
+  if (auto error = CheckModel(request.model(), model->info)) return error;
+  Describe(context, model->info).SerializeToString(response);
   return std::nullopt;
 }
 

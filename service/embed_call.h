@@ -19,8 +19,8 @@ class UnaryCall {
   virtual ~UnaryCall() = default;
   virtual Time deadline() const = 0;  // Time::max(): none
   // Exactly one of these, once, from any thread; the object may be gone when it returns.
-  virtual void Finish(std::string response) = 0;
-  virtual void FinishWithError(const RequestError& error) = 0;
+  virtual void Respond(std::string response) = 0;
+  virtual void Fail(const RequestError& error) = 0;
 };
 
 // Receives a call's bytes, admits, tokenizes, submits and finishes. Embed is all or nothing.

@@ -22,8 +22,8 @@ RequestError DrainingError() {
 }  // namespace
 
 struct EmbedStream::Message {
-  explicit Message(const Backend* backend)
-      : work(backend), job(std::make_shared<Job>()), received(Clock::now()) {}
+  explicit Message(const ServedModel* model)
+      : work(model), job(std::make_shared<Job>()), received(Clock::now()) {}
 
   uint64_t id = 0;
   EmbedWork work;
@@ -73,7 +73,7 @@ void EmbedStream::OnRead(std::optional<std::string_view> bytes) {
   if (bytes.has_value()) {
     v1::EmbedStreamRequest request;
     error = Parse(*bytes, context_->options().limits, &request);
-    message = std::make_shared<Message>(context_->backend());
+    message = std::make_shared<Message>(context_->model());
     message->id = request.id();
     message->work.request() = std::move(*request.mutable_request());
     message->lane = LaneOf(message->work.request());
@@ -151,7 +151,7 @@ void EmbedStream::CheckWriteTimeout(Time now) {
 // ------------------------------------------------------------------------------
 
 void EmbedStream::AskLane(const MessagePtr& message) {
-  Scheduler* scheduler = context_->backend()->scheduler;
+  Scheduler* scheduler = context_->model()->scheduler;
   uint64_t ticket = 0;
   // Runs here, or on the thread that made room: neither must be kept, so even short texts are
   // tokenized by the pool.
@@ -184,11 +184,11 @@ void EmbedStream::Admitted(const MessagePtr& message) {
 
 void EmbedStream::Tokenize(const MessagePtr& message) {
   Metrics& metrics = context_->metrics();
-  const Backend* backend = context_->backend();
+  const ServedModel* model = context_->model();
   const Lane lane = message->work.lane();
   Job* job = message->job.get();
   if (job->cancelled.load(std::memory_order_relaxed)) {
-    backend->scheduler->Release(lane, message->estimate, Clock::now());
+    model->scheduler->Release(lane, message->estimate, Clock::now());
     Lock lock(mutex_);
     Forget(message, Stage::kTokenize);
     return;
@@ -199,7 +199,7 @@ void EmbedStream::Tokenize(const MessagePtr& message) {
   metrics.StageTook(Stage::kTokenize, lane, end - begin);
   metrics.TruncatedInputs(lane, message->work.truncated_inputs());
   if (job->inputs.empty()) {
-    backend->scheduler->Release(lane, message->estimate, end);
+    model->scheduler->Release(lane, message->estimate, end);
     Lock lock(mutex_);
     if (cancelled_) {
       Forget(message, Stage::kTokenize);
@@ -223,7 +223,7 @@ void EmbedStream::Tokenize(const MessagePtr& message) {
     const MessagePtr finished = std::move(message);
     stream->OnJobDone(finished, done);
   };
-  backend->submit(message->job);
+  model->submit(message->job);
 }
 
 void EmbedStream::OnJobDone(const MessagePtr& message, const Job& job) {
@@ -320,7 +320,7 @@ bool EmbedStream::FitsBudget(const Message& message) const {
   if (all > 0 && all + message.estimate > options.max_stream_tokens) return false;
   if (message.work.lane() != Lane::kQuery) return true;
   const int64_t queries = tokens_[static_cast<int>(Lane::kQuery)];
-  const LaneLimits& limits = context_->backend()->info.lanes[static_cast<int>(Lane::kQuery)].limits;
+  const LaneLimits& limits = context_->model()->info.lanes[static_cast<int>(Lane::kQuery)].limits;
   const double share = options.query_stream_share * static_cast<double>(limits.max_queue_tokens);
   return queries == 0 || static_cast<double>(queries + message.estimate) <= share;
 }
@@ -403,19 +403,19 @@ void EmbedStream::Pump(Lock* lock) {
 }
 
 void EmbedStream::Perform(Actions actions) {
-  if (actions.write.has_value()) call_->StartWrite(*std::move(actions.write));
-  if (actions.read) call_->StartRead();
+  if (actions.write.has_value()) call_->Write(*std::move(actions.write));
+  if (actions.read) call_->Read();
   if (actions.cancel) call_->Cancel();
   if (actions.ask != nullptr) AskLane(actions.ask);
   if (actions.cancel_ticket != 0 &&
-      context_->backend()->scheduler->CancelWait(actions.cancel_ticket)) {
+      context_->model()->scheduler->CancelWait(actions.cancel_ticket)) {
     Lock lock(mutex_);
     Forget(std::exchange(held_, nullptr), Stage::kQueue);
   }
   if (actions.finish) {
     context_->streams().Remove(this);
     context_->metrics().StreamEnded(Clock::now() - began_);
-    call_->Finish(actions.status);
+    call_->End(actions.status);
   }
 }
 

@@ -17,19 +17,19 @@
 
 namespace octavo {
 
-// The transport's side of a stream. Called by one thread at a time, never after Finish.
+// The transport's side of a stream. Called by one thread at a time, never after End.
 class StreamCall {
  public:
   virtual ~StreamCall() = default;
   virtual Time deadline() const = 0;
-  // One at a time: answered by OnRead, even after Finish.
-  virtual void StartRead() = 0;
+  // One at a time: answered by OnRead, even after End.
+  virtual void Read() = 0;
   // One at a time: answered by OnWritten when the transport has taken the bytes.
-  virtual void StartWrite(std::string response) = 0;
+  virtual void Write(std::string response) = 0;
   // Breaks the stream: OnCancel follows.
   virtual void Cancel() = 0;
   // Once, never while a write is under way. Unset: OK. The object may be gone when it returns.
-  virtual void Finish(const std::optional<RequestError>& error) = 0;
+  virtual void End(const std::optional<RequestError>& error) = 0;
 };
 
 // Thread-safe.

@@ -22,7 +22,7 @@ uint64_t Microseconds(Duration duration) {
 }  // namespace
 
 std::optional<RequestError> EmbedWork::Check(const RequestLimits& limits) {
-  if (auto error = Validate(request_, backend_->info, limits, &validated_)) return error;
+  if (auto error = Validate(request_, model_->info, limits, &validated_)) return error;
   max_response_bytes_ = limits.max_response_bytes;
   results_.resize(static_cast<size_t>(request_.inputs_size()));
   return std::nullopt;
@@ -37,8 +37,8 @@ int64_t EmbedWork::text_bytes() const {
 }
 
 int64_t EmbedWork::EstimateTokens() const {
-  const int64_t special = backend_->tokenizer->special_tokens();
-  const int64_t most = backend_->info.spec.max_tokens;
+  const int64_t special = model_->tokenizer->special_tokens();
+  const int64_t most = model_->info.spec.max_tokens;
   const int64_t prompt_bytes = static_cast<int64_t>(plan().prompt.size());
   int64_t tokens = 0;
   auto bad = validated_.input_errors.begin();
@@ -70,7 +70,7 @@ void EmbedWork::TokenizeInput(size_t index, Job* job) {
       text = &prompted;
     }
     absl::StatusOr<TokenizedText> encoded =
-        backend_->tokenizer->Encode(*text, backend_->info.spec.max_tokens, plan().truncation);
+        model_->tokenizer->Encode(*text, model_->info.spec.max_tokens, plan().truncation);
     if (!encoded.ok()) {
       // Valid UTF-8 fails only by its length.
       const Reason reason = encoded.status().code() == absl::StatusCode::kInvalidArgument
@@ -111,7 +111,7 @@ void EmbedWork::Tokenize(Job* job) {
 
 void EmbedWork::AddVectors(const Job* job, v1::EmbedResponse* response) const {
   const size_t dimensions = static_cast<size_t>(plan().dimensions);
-  const size_t hidden = static_cast<size_t>(backend_->info.spec.hidden);
+  const size_t hidden = static_cast<size_t>(model_->info.spec.hidden);
   std::vector<float> row(dimensions);
   std::vector<uint8_t*> outputs;
   for (v1::DataType type : plan().types) {
@@ -157,7 +157,7 @@ v1::EmbedResponse EmbedWork::Respond(const Job* job) const {
     if (bytes > max_response_bytes_) error->clear_message();
   }
   v1::Execution* execution = response.mutable_execution();
-  const ModelInfo& info = backend_->info;
+  const ModelInfo& info = model_->info;
   const Format* format = info.lanes[static_cast<int>(lane())].format;
   execution->set_lane(std::string(LaneName(lane())));
   if (job != nullptr) {

@@ -17,8 +17,8 @@ namespace octavo {
 // Used by one thread at a time.
 class EmbedWork {
  public:
-  // `backend` outlives this.
-  explicit EmbedWork(const Backend* backend) : backend_(backend) {}
+  // `model` outlives this.
+  explicit EmbedWork(const ServedModel* model) : model_(model) {}
 
   // Filled by Parse.
   v1::EmbedRequest& request() { return request_; }
@@ -57,7 +57,7 @@ class EmbedWork {
   void TokenizeInput(size_t index, Job* job);
   void AddVectors(const Job* job, v1::EmbedResponse* response) const;
 
-  const Backend* const backend_;
+  const ServedModel* const model_;
   v1::EmbedRequest request_;
   Validated validated_;
   int64_t max_response_bytes_ = 0;

@@ -48,9 +48,9 @@ size_t StreamSet::size() const {
 ServiceContext::ServiceContext(const ServiceOptions& options)
     : options_(options), metrics_(options.version), pool_(options.tokenize_threads) {}
 
-void ServiceContext::SetBackend(std::unique_ptr<const Backend> backend) {
-  owned_backend_ = std::move(backend);
-  backend_.store(owned_backend_.get(), std::memory_order_release);
+void ServiceContext::SetModel(std::unique_ptr<const ServedModel> model) {
+  owned_model_ = std::move(model);
+  model_.store(owned_model_.get(), std::memory_order_release);
 }
 
 void ServiceContext::Drain() {
@@ -60,14 +60,14 @@ void ServiceContext::Drain() {
 
 std::optional<RequestError> ServiceContext::NotReady() const {
   RequestError error;
-  const Backend* backend = this->backend();
+  const ServedModel* model = this->model();
   if (draining()) {
     error.reason = Reason::kDraining;
     error.message = "the server is going away; try another";
-  } else if (backend == nullptr) {
+  } else if (model == nullptr) {
     error.reason = Reason::kLoading;
     error.message = "the model is still loading; try again soon";
-  } else if (!backend->healthy()) {
+  } else if (!model->healthy()) {
     error.reason = Reason::kNoDevice;
     error.message = "no device is left to compute on";
   } else {

@@ -23,7 +23,7 @@ namespace octavo {
 class EmbedStream;
 
 // What the handlers need of a runtime; tests put a fake engine behind it.
-struct Backend {
+struct ServedModel {
   ModelInfo info;
   std::shared_ptr<const Tokenizer> tokenizer;
   Scheduler* scheduler = nullptr;
@@ -77,10 +77,10 @@ class ServiceContext {
   TokenizePool& pool() { return pool_; }
   StreamSet& streams() { return streams_; }
 
-  // Null while loading. `backend` stays valid for this object's life.
-  const Backend* backend() const { return backend_.load(std::memory_order_acquire); }
+  // Null while loading. `model` stays valid for this object's life.
+  const ServedModel* model() const { return model_.load(std::memory_order_acquire); }
   // Once.
-  void SetBackend(std::unique_ptr<const Backend> backend);
+  void SetModel(std::unique_ptr<const ServedModel> model);
 
   // From now on new calls are refused and streams end when they have answered what they took.
   void Drain();
@@ -94,8 +94,8 @@ class ServiceContext {
   Metrics metrics_;
   TokenizePool pool_;
   StreamSet streams_;
-  std::unique_ptr<const Backend> owned_backend_;
-  std::atomic<const Backend*> backend_{nullptr};
+  std::unique_ptr<const ServedModel> owned_model_;
+  std::atomic<const ServedModel*> model_{nullptr};
   std::atomic<bool> draining_{false};
 };
 
