@@ -123,6 +123,15 @@ Runtime::~Runtime() {
 
 absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(const RuntimeOptions& options,
                                                        Observer* observer) {
+  absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint =
+      Checkpoint::Open(options.model_directory);
+  if (!checkpoint.ok()) return checkpoint.status();
+  return Load(*std::move(checkpoint), options, observer);
+}
+
+absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoint> checkpoint,
+                                                       const RuntimeOptions& options,
+                                                       Observer* observer) {
   absl::StatusOr<const Backend*> backend = FindBackend(options.device);
   if (!backend.ok()) return backend.status();
   LanePlan lanes[kLanes];
@@ -134,20 +143,16 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(const RuntimeOptions& opt
   absl::StatusOr<std::unique_ptr<Stream>> stream =
       (*backend)->open_stream(0, DeviceOptions{.threads = options.threads});
   if (!stream.ok()) return stream.status();
-  absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint =
-      Checkpoint::Open(options.model_directory);
-  if (!checkpoint.ok()) return checkpoint.status();
-
   auto state = std::make_unique<State>();
   state->observer = observer;
-  state->tokenizer = (*checkpoint)->tokenizer();
-  state->info.name = (*checkpoint)->name();
-  state->info.revision = (*checkpoint)->revision();
-  state->info.spec = (*checkpoint)->spec();
+  state->tokenizer = checkpoint->tokenizer();
+  state->info.name = checkpoint->name();
+  state->info.revision = checkpoint->revision();
+  state->info.spec = checkpoint->spec();
   state->info.devices = {std::string((*backend)->name)};
 
   absl::StatusOr<std::shared_ptr<const SharedWeights>> shared =
-      SharedWeights::Load(**checkpoint, **backend);
+      SharedWeights::Load(*checkpoint, **backend);
   if (!shared.ok()) return shared.status();
   state->shared = *shared;
   LinearPlanner planner(**backend, **stream, {.forced_kernels = options.kernel});
@@ -165,7 +170,7 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(const RuntimeOptions& opt
           **backend, *lane.format, state->info.spec.head_size, options.attention_kernel);
       if (!attention.ok()) return attention.status();
       absl::StatusOr<std::unique_ptr<Forward>> forward =
-          Forward::Load(**checkpoint, state->shared, **backend, *lane.format, lane.method,
+          Forward::Load(*checkpoint, state->shared, **backend, *lane.format, lane.method,
                         **attention, planner, **stream);
       if (!forward.ok()) return forward.status();
       lane.forward = forward->get();
@@ -178,8 +183,8 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(const RuntimeOptions& opt
     description.limits = {options.lanes[l].max_queue_tokens, options.lanes[l].max_batch_tokens};
   }
   if (absl::Status status = WritePlan(options.kernel_plan, planner); !status.ok()) return status;
-  if (absl::Status status = (*checkpoint)->CheckUnchanged(); !status.ok()) return status;
-  checkpoint->reset();  // unmaps the weights
+  if (absl::Status status = checkpoint->CheckUnchanged(); !status.ok()) return status;
+  checkpoint.reset();  // unmaps the weights
 
   SchedulerOptions scheduling;
   scheduling.document_min_share = options.document_min_share;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "runtime/checkpoint.h"
 #include "runtime/job.h"
 #include "runtime/model_spec.h"
 #include "runtime/observer.h"
@@ -60,6 +61,11 @@ class Runtime {
   // Reads, checks, quantizes and packs the model, and unmaps it. `observer` may be null and must
   // outlive the runtime. Engines do not run yet.
   static absl::StatusOr<std::unique_ptr<Runtime>> Load(const RuntimeOptions& options,
+                                                       Observer* observer);
+  // The same from an open checkpoint (Checkpoint::Random has no tokenizer); `model_directory` is
+  // not read.
+  static absl::StatusOr<std::unique_ptr<Runtime>> Load(std::unique_ptr<Checkpoint> checkpoint,
+                                                       const RuntimeOptions& options,
                                                        Observer* observer);
   // Stops: see Stop.
   ~Runtime();
