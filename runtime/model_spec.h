@@ -50,16 +50,16 @@ struct ModelSpec {
   int key_value_heads = 0;
   int head_size = 0;
   int vocabulary = 0;
-  int token_types = 0;       // rows of token_type_embedding; Forward adds row 0
+  int token_types = 0;  // rows of token_type_embedding; Forward adds row 0
   int max_positions = 0;
-  int max_tokens = 0;        // max_seq_length, special tokens included; at most max_positions
+  int max_tokens = 0;  // max_seq_length, special tokens included; at most max_positions
   float norm_epsilon = 0;
   Norm norm = Norm::kLayerNorm;
   NormPlacement norm_placement = NormPlacement::kPost;
   Position position = Position::kLearned;
   Activation activation = Activation::kGelu;
   Pooling pooling = Pooling::kMean;
-  bool normalize = false;    // the modules end in Normalize
+  bool normalize = false;  // the modules end in Normalize
 
   std::string word_embedding;
   std::string position_embedding;
