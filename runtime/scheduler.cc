@@ -197,7 +197,7 @@ bool Scheduler::Drop(Queue* queue, const std::shared_ptr<Job>& job, const absl::
   }
   assert(queue->tokens >= 0);
   job->next_input = job->inputs.size();
-  if (job->status.ok()) job->status = status;
+  job->status = status;
   if (job->unfinished_inputs > 0) return false;
   job->vectors.clear();
   return true;

@@ -366,6 +366,23 @@ TEST_F(WaiterTest, CallbacksRunWithoutTheLockAndMayCallTheScheduler) {
   EXPECT_THAT(admitted, ::testing::ElementsAre("a", "b"));
 }
 
+TEST_F(WaiterTest, CallbacksDoNotNest) {
+  EXPECT_EQ(Admit(kDocument, 100), Verdict::kAdmitted);
+  uint64_t ticket;
+  EXPECT_FALSE(scheduler->AdmitOrWait(
+      kDocument, 60, now,
+      [&] {
+        admitted.push_back("a begins");
+        scheduler->Release(kDocument, 60, now);
+        admitted.push_back("a ends");
+      },
+      &ticket));
+  Ask("b", 60);
+  Ask("c", 40);
+  scheduler->Release(kDocument, 60, now);
+  EXPECT_THAT(admitted, ::testing::ElementsAre("a begins", "a ends", "b"));
+}
+
 TEST_F(WaiterTest, WakeIsCalledWithoutTheLock) {
   bool got_in = false;
   Scheduler reentrant(Options(), [&] {

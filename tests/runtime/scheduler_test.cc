@@ -318,6 +318,21 @@ TEST_F(SchedulerTest, IdleDocumentsDoNotHoard) {
   EXPECT_EQ(Begin(kQuery).items.size(), 1u);
 }
 
+TEST_F(SchedulerTest, CreditGoesWithTheDocumentsThatEarnedIt) {
+  Submit(kDocument, {5});
+  const Batch documents = Begin(kDocument);
+  Run(kDocument, milliseconds(1));
+  Submit(kQuery, {5});
+  const Batch batch = Begin(kQuery, true);
+  Run(kQuery, milliseconds(40));
+  Finish(batch);
+  Finish(documents);
+  Submit(kDocument, {5});
+  Submit(kQuery, {5});
+  EXPECT_TRUE(scheduler->QueryWaiting());
+  Begin(kQuery);
+}
+
 TEST_F(SchedulerTest, DocumentsEarnOnlyForTheTimeTheyWaited) {
   Submit(kDocument, {5});
   Finish(Begin(kDocument));
