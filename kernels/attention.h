@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <string_view>
 
-#include "kernels/linear.h"
+#include "kernels/matrix.h"
 #include "kernels/stream.h"
-#include "quant/format.h"
+#include "quant/element.h"
 
 namespace octavo {
 
@@ -19,11 +19,11 @@ struct AttentionArgs {
   const void* q = nullptr;
   const void* k = nullptr;
   const void* v = nullptr;
-  int64_t stride = 0;             // elements from token to token
+  int64_t stride = 0;  // elements from token to token
   int heads = 0;
-  int key_value_heads = 0;        // divides heads
+  int key_value_heads = 0;  // divides heads
   int head_size = 0;
-  float scale = 1.0f;             // usually 1 / sqrt(head_size)
+  float scale = 1.0f;                // above 0; usually 1 / sqrt(head_size)
   const int32_t* offsets = nullptr;  // [sequences + 1], cumulative tokens
   int64_t sequences = 0;
   // Only query rows [row_begin, row_end) of the batch are computed; they may begin and end inside
@@ -31,21 +31,22 @@ struct AttentionArgs {
   int64_t row_begin = 0;
   int64_t row_end = 0;
   Mask mask = Mask::kFull;
-  int window = 0;                 // kWindow: keys within this distance either way
-  // Added to scores: bias[h * bias_stride + (j - i) + bias_zero], j the key and i the query
-  // position inside the sequence; null for none.
+  int window = 0;  // kWindow: keys within this distance either way
+  // Added to scaled scores: bias[h * bias_stride + (j - i) + bias_zero], j the key and i the query
+  // position inside the sequence; null for none. Read only where key j is visible to query i.
   const float* relative_bias = nullptr;
   int64_t bias_stride = 0;
   int64_t bias_zero = 0;
-  // [tokens, heads * head_size]; output row t is batch row t. f32, bf16, or int8 with scales and
-  // sums a row.
+  // [tokens, heads * head_size]; output row t is batch row t. f32 or bf16. Not int8: a row's scale
+  // is known only when all its heads are, so what feeds an int8 product is encoded afterwards
+  // (cpu::EncodeRows).
   Matrix output;
 };
 
 struct AttentionKernel {
-  std::string_view name;          // "attention_bf16_avx512bf16"
-  Element input;                  // element type of q, k, v
-  uint32_t instruction_sets;      // exact, as in LinearKernel
+  std::string_view name;      // "attention_bf16_avx512bf16"
+  Element input;              // element type of q, k, v
+  uint32_t instruction_sets;  // exact, as in LinearKernel
   bool (*fits)(int head_size);
   // A row's result depends on its own sequence alone, not on row_begin, row_end or the batch.
   void (*run)(const AttentionArgs& args, Stream& stream);

@@ -11,38 +11,11 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/matrix.h"
 #include "kernels/stream.h"
 #include "quant/format.h"
 
 namespace octavo {
-
-struct LinearShape {
-  int64_t n = 0;  // output channels
-  int64_t k = 0;  // input channels
-};
-
-enum class Activation : uint8_t { kNone, kGelu, kGeluTanh, kSilu };
-
-// What happens to the product, in this order: scales, bias, activation (or gate), residual,
-// output encoding. Data, not code: a new model needs no new epilogue.
-struct Epilogue {
-  const float* bias = nullptr;  // [N]
-  Activation activation = Activation::kNone;
-  // The weight's rows are pairs (gate, up) interleaved at pack; output column j is
-  // activation(row 2j) * row 2j+1 and the output has N / 2 columns.
-  bool gated = false;
-  const float* residual = nullptr;  // [M, residual_stride], f32, added last
-  int64_t residual_stride = 0;
-};
-
-// A matrix of activations [rows, columns], row-major, `stride` elements from row to row.
-struct Matrix {
-  void* values = nullptr;
-  int64_t stride = 0;
-  Element element = Element::kF32;
-  float* scales = nullptr;  // [rows]; int8: value = q * scale
-  int32_t* sums = nullptr;  // [rows]; int8: sum of a row's q, kept for kernels that shift operands
-};
 
 // A weight in a kernel's own layout; made once, at load, by the row's `pack`. Rows with the same
 // `packing` share it. Immutable, thread-safe.
@@ -55,9 +28,9 @@ struct PackedWeight {
 };
 
 struct LinearArgs {
-  int64_t rows = 0;   // M, tokens
-  Matrix input;       // [M, K] in the format's activation encoding
-  Matrix output;      // [M, N] (N / 2 if gated); f32, bf16, or int8 with scales and sums a row
+  int64_t rows = 0;  // M, tokens
+  Matrix input;      // [M, K] in the format's activation encoding
+  Matrix output;     // [M, N] (N / 2 if gated); f32, bf16, or int8 with scales and sums a row
   const PackedWeight* weight = nullptr;
   Epilogue epilogue;
 };

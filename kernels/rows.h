@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/linear.h"
+#include "kernels/matrix.h"
 #include "kernels/stream.h"
 
 namespace octavo {

@@ -11,21 +11,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "quant/element.h"
 
 namespace octavo {
-
-enum class Element : uint8_t {
-  kF32,
-  kF16,
-  kBf16,
-  kInt8,
-  kE4m3,
-  kInt4,
-  kE2m1,
-  kCodebook16,
-  kTernary,
-  kBinary,
-};
 
 enum class ScaleElement : uint8_t { kNone, kF32, kF16, kE8m0, kE4m3 };
 

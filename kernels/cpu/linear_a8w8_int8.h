@@ -66,10 +66,4 @@ extern const BlockKernel kA8W8Avx2;
 extern const BlockKernel kA8W8AvxVnni;
 extern const BlockKernel kA8W8Avx512Vnni;
 
-// Columns of linear_table.cc. Pack fails with INVALID_ARGUMENT on an encoding that is not int8 with
-// a scale a row, or on counts that do not agree.
-bool AcceptsA8W8(const Format& format);
-bool FitsA8W8(const LinearShape& shape);
-absl::Status PackA8W8(const Format& format, const EncodedMatrix& weight, PackedWeight* packed);
-
 }  // namespace octavo::cpu

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/linear_a8w8_int8.h"
 #include "kernels/cpu/linear_panels.h"
+#include "kernels/cpu/linear_rows.h"
 
 namespace octavo::cpu {
 namespace {

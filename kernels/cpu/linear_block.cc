@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/team.h"
+#include "kernels/linear.h"
 
 namespace octavo::cpu {
 namespace {

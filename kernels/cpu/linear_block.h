@@ -7,7 +7,12 @@
 
 #include <cstdint>
 
-#include "kernels/linear.h"
+#include "kernels/matrix.h"
+
+namespace octavo {
+struct LinearArgs;
+class Stream;
+}  // namespace octavo
 
 namespace octavo::cpu {
 

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/linear.h"
+#include "kernels/matrix.h"
 #include "kernels/rows.h"
 
 namespace octavo::cpu {
