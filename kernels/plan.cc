@@ -175,6 +175,15 @@ std::vector<const LinearKernel*> UsableKernels(const Backend& backend, const For
   return usable;
 }
 
+absl::StatusOr<PackedWeight> PackWeight(const LinearKernel& kernel, const Format& format,
+                                        const EncodedMatrix& weight) {
+  PackedWeight packed;
+  packed.packing = kernel.packing;
+  if (absl::Status status = kernel.pack(format, weight, &packed); !status.ok()) return status;
+  packed.packing = kernel.packing;
+  return packed;
+}
+
 const PackedLinear::Step& PackedLinear::StepFor(int64_t rows) const {
   size_t i = 0;
   while (steps_[i].up_to < rows) ++i;
@@ -219,11 +228,9 @@ absl::StatusOr<PackedLinear> LinearChoice::Pack(const Format& format,
     const int held = static_cast<int>(linear.weights_.size());
     while (index < held && linear.weights_[index].packing != step.kernel->packing) ++index;
     if (index == held) {
-      PackedWeight packed;
-      if (absl::Status status = step.kernel->pack(format, weight, &packed); !status.ok()) {
-        return status;
-      }
-      linear.weights_.push_back(std::move(packed));
+      absl::StatusOr<PackedWeight> packed = PackWeight(*step.kernel, format, weight);
+      if (!packed.ok()) return packed.status();
+      linear.weights_.push_back(*std::move(packed));
     }
     linear.steps_.push_back({step.up_to, step.kernel, index});
   }
@@ -313,7 +320,9 @@ absl::StatusOr<LinearChoice> LinearPlanner::Measure(
   PackedWeight packed;
   for (const LinearKernel* kernel : candidates) {
     if (packed.data == nullptr || packed.packing != kernel->packing) {
-      if (absl::Status status = kernel->pack(format, weight, &packed); !status.ok()) return status;
+      absl::StatusOr<PackedWeight> made = PackWeight(*kernel, format, weight);
+      if (!made.ok()) return made.status();
+      packed = *std::move(made);
     }
     Timing timing = {kernel, {}};
     for (int i = 0; i < kTimedCounts; ++i) {

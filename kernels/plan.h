@@ -122,4 +122,8 @@ class LinearPlanner {
 std::vector<const LinearKernel*> UsableKernels(const Backend& backend, const Format& format,
                                                const LinearShape& shape, std::string* refusals);
 
+// kernel.pack, with the packing noted in the result.
+absl::StatusOr<PackedWeight> PackWeight(const LinearKernel& kernel, const Format& format,
+                                        const EncodedMatrix& weight);
+
 }  // namespace octavo

@@ -1,0 +1,462 @@
+#include "tests/kernels/linear_cases.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "tests/reference/reference.h"
+
+namespace octavo {
+namespace {
+
+constexpr uint8_t kGuardByte = 0xa5;
+constexpr float kGuardScale = -12345.5f;
+constexpr int32_t kGuardSum = 0x5a5a5a5a;
+constexpr double kF32Epsilon = 0x1p-23;
+
+int64_t Bytes(Element element) {
+  switch (element) {
+    case Element::kF32:
+      return 4;
+    case Element::kF16:
+    case Element::kBf16:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+double Epsilon(Element arithmetic) {
+  switch (arithmetic) {
+    case Element::kBf16:
+      return 0x1p-7;
+    case Element::kF16:
+      return 0x1p-10;
+    default:  // f32, and int8, whose sums are exact and scaled in f32
+      return kF32Epsilon;
+  }
+}
+
+float FromBf16(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float x;
+  std::memcpy(&x, &wide, sizeof(x));
+  return x;
+}
+
+// Round to nearest even of a finite value.
+uint16_t ToBf16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+absl::string_view View(std::string_view text) { return {text.data(), text.size()}; }
+
+std::string_view ElementName(Element element) {
+  switch (element) {
+    case Element::kF32:
+      return "f32";
+    case Element::kBf16:
+      return "bf16";
+    case Element::kInt8:
+      return "int8";
+    default:
+      return "other";
+  }
+}
+
+}  // namespace
+
+std::string Describe(const EpilogueCase& epilogue) {
+  static constexpr std::string_view kActivations[] = {"none", "gelu", "gelu_tanh", "silu"};
+  return absl::StrCat(epilogue.bias ? "bias " : "",
+                      View(kActivations[static_cast<int>(epilogue.activation)]),
+                      epilogue.gated ? " gated" : "", epilogue.residual ? " residual" : "", " -> ",
+                      View(ElementName(epilogue.output)));
+}
+
+int64_t LinearOutput::row_bytes() const { return columns * Bytes(element); }
+
+const uint8_t* LinearOutput::row(int64_t r) const {
+  return values.data() + (kGuardRows + r) * stride * Bytes(element);
+}
+
+bool SameRows(const LinearOutput& a, int64_t begin, const LinearOutput& b) {
+  for (int64_t r = 0; r < b.rows; ++r) {
+    if (std::memcmp(a.row(begin + r), b.row(r), b.row_bytes()) != 0) return false;
+    if (b.element != Element::kInt8) continue;
+    const int64_t at = LinearOutput::kGuardRows + r;
+    if (std::memcmp(&a.scales[at + begin], &b.scales[at], sizeof(float)) != 0) return false;
+    if (a.sums[at + begin] != b.sums[at]) return false;
+  }
+  return true;
+}
+
+LinearProblem::LinearProblem(const Format& format, const LinearShape& shape, int64_t rows,
+                             Values values, uint64_t seed)
+    : format_(format), shape_(shape), rows_(rows), values_(values) {
+  original_input_.resize(rows * shape.k);
+  switch (values) {
+    case Values::kPlain:
+    case Values::kSpread:
+      DrawNormal(seed, values == Values::kSpread);
+      break;
+    case Values::kInteger:
+      DrawIntegers(seed);
+      break;
+    case Values::kExtreme:
+      DrawExtremes(seed);
+      break;
+  }
+  decoded_weight_ = DecodeMatrix(format, weight_);
+  EncodeActivations();
+  products_ = reference::Linear(decoded_input_, decoded_weight_, {}, rows, shape.n, shape.k);
+  magnitude_ = reference::LinearMagnitude(decoded_input_, decoded_weight_, rows, shape.n, shape.k);
+  MakeEpilogueData(seed);
+}
+
+void LinearProblem::DrawNormal(uint64_t seed, bool spread) {
+  constexpr int64_t kGroup = 32;
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal;
+  std::uniform_real_distribution<float> power(-8.0f, 8.0f);
+  original_weight_.resize(shape_.n * shape_.k);
+  for (int64_t n = 0; n < shape_.n; ++n) {
+    const float channel = spread ? std::exp2(power(random)) : 1.0f;
+    float scale = channel, centre = 0.0f;
+    for (int64_t k = 0; k < shape_.k; ++k) {
+      if (spread && k % kGroup == 0) {
+        scale = channel * std::exp2(power(random) / 4);
+        centre = power(random) / 4;
+      }
+      original_weight_[n * shape_.k + k] = scale * (normal(random) + centre);
+    }
+  }
+  for (int64_t r = 0; r < rows_; ++r) {
+    const float scale = spread ? std::exp2(power(random)) : 1.0f;
+    for (int64_t k = 0; k < shape_.k; ++k) {
+      original_input_[r * shape_.k + k] = scale * normal(random);
+    }
+  }
+  weight_ = *EncodeMatrix(format_, Method::kRoundToNearest, original_weight_, shape_.n, shape_.k);
+}
+
+void LinearProblem::DrawIntegers(uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::uniform_int_distribution<int> code(-7, 7);
+  std::vector<float> weight(shape_.n * shape_.k);
+  for (float& w : weight) w = static_cast<float>(code(random));
+  weight_ = *EncodeMatrix(format_, Method::kRoundToNearest, weight, shape_.n, shape_.k);
+  if (format_.weight.scale != ScaleElement::kNone) {
+    // The same integers under unit scales.
+    std::fill(weight_.scales.begin(), weight_.scales.end(), 1.0f);
+    std::fill(weight_.zeros.begin(), weight_.zeros.end(), 8.0f);
+    std::fill(weight_.values.begin(), weight_.values.end(), 0);
+    const int64_t row_bytes = weight_.row_bytes();
+    for (int64_t n = 0; n < shape_.n; ++n) {
+      for (int64_t k = 0; k < shape_.k; ++k) {
+        const int w = static_cast<int>(weight[n * shape_.k + k]);
+        if (format_.weight.element == Element::kInt8) {
+          weight_.values[n * row_bytes + k] = static_cast<uint8_t>(w);
+        } else {
+          weight_.values[n * row_bytes + k / 2] |= (w + 8) << (k % 2 * 4);
+        }
+      }
+    }
+  }
+  for (float& x : original_input_) x = static_cast<float>(code(random));
+}
+
+void LinearProblem::DrawExtremes(uint64_t seed) {
+  DrawNormal(seed, /*spread=*/false);
+  std::mt19937_64 random(seed + 1);
+  // Channels of one extreme value, then of random extremes: equal terms err alike.
+  const bool codes = format_.weight.scale != ScaleElement::kNone;
+  const int64_t row_bytes = weight_.row_bytes();
+  for (int64_t n = 0; n < shape_.n; ++n) {
+    const auto low = [&] { return n % 4 == 0 || (n % 4 > 1 && random() % 2 == 0); };
+    if (codes) {
+      const bool int8 = format_.weight.element == Element::kInt8;
+      const uint8_t lowest = !int8 ? 0x00 : n % 8 < 4 ? 0x80 : 0x81;  // int8: -128 or -127
+      const uint8_t highest = int8 ? 0x7f : 0xff;
+      for (int64_t i = 0; i < row_bytes; ++i) {
+        weight_.values[n * row_bytes + i] = low() ? lowest : highest;
+      }
+    } else {
+      for (int64_t k = 0; k < shape_.k; ++k) {
+        original_weight_[n * shape_.k + k] = low() ? -1.7f : 1.3f;
+      }
+    }
+  }
+  if (!codes) {
+    weight_ = *EncodeMatrix(format_, Method::kRoundToNearest, original_weight_, shape_.n, shape_.k);
+  }
+  original_weight_.clear();
+  for (int64_t r = 0; r < rows_; ++r) {
+    for (int64_t k = 0; k < shape_.k; ++k) {
+      float& x = original_input_[r * shape_.k + k];
+      if (r % 4 == 0) x = 0.0f;                          // a row of zeros
+      if (r % 4 == 1) x = 3.0f;                          // all at the largest code
+      if (r % 4 == 2) x = random() % 2 == 0 ? 5 : -5;    // all at either
+      if (r % 4 == 3 && k == shape_.k / 2) x = 3000.0f;  // an outlier
+    }
+  }
+}
+
+void LinearProblem::EncodeActivations() {
+  const Element element = format_.activation.element;
+  const int64_t bytes = Bytes(element);
+  input_stride_ = shape_.k + 5;
+  // NaN as f32 and bf16, -1 (far from a zero) as int8.
+  input_.assign(((rows_ - 1) * input_stride_ + shape_.k) * bytes, 0xff);
+  decoded_input_.resize(rows_ * shape_.k);
+  input_scales_.assign(rows_, 1.0f);
+  input_sums_.assign(rows_, 0);
+  for (int64_t r = 0; r < rows_; ++r) {
+    const float* from = original_input_.data() + r * shape_.k;
+    float* decoded = decoded_input_.data() + r * shape_.k;
+    uint8_t* to = input_.data() + r * input_stride_ * bytes;
+    float largest = 0.0f;
+    for (int64_t k = 0; k < shape_.k; ++k) largest = std::max(largest, std::abs(from[k]));
+    const float scale = values_ == Values::kInteger ? 1.0f : largest / 127.0f;
+    if (element == Element::kInt8) input_scales_[r] = scale;
+    for (int64_t k = 0; k < shape_.k; ++k) {
+      if (element == Element::kInt8) {
+        int q = scale == 0.0f ? 0 : static_cast<int>(std::nearbyint(from[k] / scale));
+        if (values_ == Values::kExtreme && r % 8 == 6 && q == -127) q = -128;
+        to[k] = static_cast<uint8_t>(q);
+        input_sums_[r] += q;
+        decoded[k] = static_cast<float>(q) * scale;
+      } else if (element == Element::kBf16) {
+        const uint16_t value = ToBf16(from[k]);
+        std::memcpy(to + 2 * k, &value, sizeof(value));
+        decoded[k] = FromBf16(value);
+      } else {
+        std::memcpy(to + 4 * k, &from[k], sizeof(float));
+        decoded[k] = from[k];
+      }
+    }
+  }
+}
+
+void LinearProblem::MakeEpilogueData(uint64_t seed) {
+  std::mt19937_64 random(seed + 2);
+  std::normal_distribution<float> normal;
+  std::uniform_real_distribution<float> power(-8.0f, 8.0f);
+  bias_.resize(shape_.n);
+  for (float& b : bias_) b = normal(random) * std::exp2(power(random));
+  residual_stride_ = shape_.n + 3;
+  residual_.resize(rows_ * residual_stride_);
+  for (float& x : residual_) x = normal(random) * std::exp2(power(random));
+}
+
+std::string LinearProblem::Describe() const {
+  static constexpr std::string_view kNames[] = {"plain", "spread", "integer", "extreme"};
+  return absl::StrCat(View(format_.name), " M ", rows_, " N ", shape_.n, " K ", shape_.k, " ",
+                      View(kNames[static_cast<int>(values_)]));
+}
+
+Epilogue LinearProblem::MakeEpilogue(const EpilogueCase& epilogue, int64_t begin) const {
+  Epilogue made;
+  if (epilogue.bias) made.bias = bias_.data();
+  made.activation = epilogue.activation;
+  made.gated = epilogue.gated;
+  if (epilogue.residual) {
+    made.residual = residual_.data() + begin * residual_stride_;
+    made.residual_stride = residual_stride_;
+  }
+  return made;
+}
+
+LinearOutput LinearProblem::Run(const EpilogueCase& epilogue, const PackedWeight* packed,
+                                const Runner& run, Stream& stream, int64_t begin,
+                                int64_t end) const {
+  constexpr int64_t kGuard = LinearOutput::kGuardRows;
+  LinearOutput output;
+  output.rows = end - begin;
+  output.columns = epilogue.gated ? shape_.n / 2 : shape_.n;
+  output.stride = output.columns + 7;
+  output.element = epilogue.output;
+  const int64_t all_rows = output.rows + 2 * kGuard;
+  output.values.assign(all_rows * output.stride * Bytes(output.element), kGuardByte);
+  output.scales.assign(all_rows, kGuardScale);
+  output.sums.assign(all_rows, kGuardSum);
+
+  const Element element = format_.activation.element;
+  LinearArgs args;
+  args.rows = output.rows;
+  args.input = {const_cast<uint8_t*>(input_.data()) + begin * input_stride_ * Bytes(element),
+                input_stride_, element, const_cast<float*>(input_scales_.data()) + begin,
+                const_cast<int32_t*>(input_sums_.data()) + begin};
+  args.output = {output.values.data() + kGuard * output.stride * Bytes(output.element),
+                 output.stride, output.element, output.scales.data() + kGuard,
+                 output.sums.data() + kGuard};
+  args.weight = packed;
+  args.epilogue = MakeEpilogue(epilogue, begin);
+  if (epilogue.residual && output.element == Element::kF32) {
+    float* values = static_cast<float*>(args.output.values);
+    for (int64_t r = 0; r < output.rows; ++r) {
+      std::copy_n(args.epilogue.residual + r * residual_stride_, output.columns,
+                  values + r * output.stride);
+    }
+    args.epilogue.residual = values;
+    args.epilogue.residual_stride = output.stride;
+  }
+  run(args, stream);
+  return output;
+}
+
+std::string LinearProblem::CheckGuards(const LinearOutput& output) const {
+  const int64_t row_bytes = output.stride * Bytes(output.element);
+  const int64_t all_rows = output.rows + 2 * LinearOutput::kGuardRows;
+  for (int64_t r = 0; r < all_rows; ++r) {
+    const bool guard = r < LinearOutput::kGuardRows || r >= LinearOutput::kGuardRows + output.rows;
+    for (int64_t b = guard ? 0 : output.row_bytes(); b < row_bytes; ++b) {
+      if (output.values[r * row_bytes + b] != kGuardByte) {
+        return absl::StrCat("wrote outside its outputs, row ", r - LinearOutput::kGuardRows,
+                            " byte ", b);
+      }
+    }
+    if ((guard || output.element != Element::kInt8) &&
+        (output.scales[r] != kGuardScale || output.sums[r] != kGuardSum)) {
+      return absl::StrCat("wrote a scale or sum that is not its own, row ",
+                          r - LinearOutput::kGuardRows);
+    }
+  }
+  return "";
+}
+
+std::string LinearProblem::Check(const EpilogueCase& epilogue, const LinearOutput& output,
+                                 double error_constant, Element arithmetic) const {
+  if (std::string wrong = CheckGuards(output); !wrong.empty()) return wrong;
+  const Epilogue data = MakeEpilogue(epilogue, 0);
+  const std::vector<double> expected = reference::Finish(data, products_, rows_, shape_.n);
+  const int64_t columns = output.columns;
+
+  // What the epilogue's functions and roundings may add: see vector_math_avx512.h.
+  const bool coarse = output.element != Element::kF32;
+  const auto biased = [&](int64_t r, int64_t n, double* tolerance) {
+    const double product = products_[r * shape_.n + n];
+    const double bias = epilogue.bias ? bias_[n] : 0.0;
+    *tolerance = error_constant * Epsilon(arithmetic) * magnitude_[r * shape_.n + n] +
+                 kF32Epsilon * (std::abs(product) + std::abs(bias));
+    return product + bias;
+  };
+  const auto activation_error = [&](double x) {
+    const double relative = 2 * kF32Epsilon * std::abs(x);
+    switch (epilogue.activation) {
+      case Activation::kNone:
+        return 0.0;
+      case Activation::kGelu:
+        return (coarse ? 1e-4 : 1e-6) + relative;
+      default:
+        return 1e-6 * std::max(1.0, std::abs(x)) + relative;
+    }
+  };
+  constexpr double kSteepest = 1.13;  // of GELU and SiLU
+  const auto activated_tolerance = [&](double x, double tolerance) {
+    return (epilogue.activation == Activation::kNone ? 1.0 : kSteepest) * tolerance +
+           activation_error(x);
+  };
+
+  std::vector<double> tolerances(columns);
+  for (int64_t r = 0; r < output.rows; ++r) {
+    double largest = 0.0, largest_tolerance = 0.0;
+    for (int64_t j = 0; j < columns; ++j) {
+      const double y = expected[r * columns + j];
+      double tolerance;
+      if (epilogue.gated) {
+        double gate_tolerance, up_tolerance;
+        const double gate = biased(r, 2 * j, &gate_tolerance);
+        const double up = biased(r, 2 * j + 1, &up_tolerance);
+        gate_tolerance = activated_tolerance(gate, gate_tolerance);
+        tolerance = gate_tolerance * std::abs(up) + gate_tolerance * up_tolerance +
+                    std::abs(reference::Activate(epilogue.activation, gate)) * up_tolerance;
+      } else {
+        const double x = biased(r, j, &tolerance);
+        tolerance = activated_tolerance(x, tolerance);
+      }
+      if (epilogue.residual) {
+        tolerance += kF32Epsilon * std::abs(residual_[r * residual_stride_ + j]);
+      }
+      tolerance += kF32Epsilon * std::abs(y) + std::numeric_limits<float>::min();
+      tolerances[j] = tolerance;
+      largest = std::max(largest, std::abs(y));
+      largest_tolerance = std::max(largest_tolerance, tolerance);
+    }
+
+    double scale = 0.0;
+    int64_t sum = 0;
+    if (output.element == Element::kInt8) {
+      scale = output.scales[LinearOutput::kGuardRows + r];
+      if (!(std::abs(scale * 127.0 - largest) <= largest_tolerance + 1e-6 * largest)) {
+        return absl::StrCat("scale of row ", r, " is ", scale, ", the largest magnitude ", largest);
+      }
+    }
+    for (int64_t j = 0; j < columns; ++j) {
+      const double y = expected[r * columns + j];
+      double got, step;
+      if (output.element == Element::kF32) {
+        float value;
+        std::memcpy(&value, output.row(r) + 4 * j, sizeof(value));
+        got = value;
+        step = 0.0;
+      } else if (output.element == Element::kBf16) {
+        uint16_t value;
+        std::memcpy(&value, output.row(r) + 2 * j, sizeof(value));
+        got = FromBf16(value);
+        step = 0x1p-8 * (std::abs(y) + tolerances[j]);
+      } else {
+        const int q = static_cast<int8_t>(output.row(r)[j]);
+        if (q == -128) return absl::StrCat("code -128 at row ", r, " column ", j);
+        sum += q;
+        got = q * scale;
+        step = 0.5001 * scale;
+      }
+      if (!(std::abs(got - y) <= tolerances[j] + step)) {
+        return absl::StrCat("row ", r, " column ", j, " is ", got, ", not ", y, " within ",
+                            tolerances[j] + step);
+      }
+    }
+    if (output.element == Element::kInt8 && output.sums[LinearOutput::kGuardRows + r] != sum) {
+      return absl::StrCat("sum of row ", r, " is ", output.sums[LinearOutput::kGuardRows + r],
+                          ", its codes add up to ", sum);
+    }
+  }
+  return "";
+}
+
+std::string LinearProblem::CheckExact(const LinearOutput& output) const {
+  for (int64_t r = 0; r < rows_; ++r) {
+    for (int64_t n = 0; n < shape_.n; ++n) {
+      float value;
+      std::memcpy(&value, output.row(r) + 4 * n, sizeof(value));
+      if (value != products_[r * shape_.n + n]) {
+        return absl::StrCat("row ", r, " column ", n, " is ", value, ", not exactly ",
+                            products_[r * shape_.n + n]);
+      }
+    }
+  }
+  return "";
+}
+
+double LinearProblem::QuantizationError(const LinearOutput& output) const {
+  const std::vector<double> exact =
+      reference::Linear(original_input_, original_weight_, {}, rows_, shape_.n, shape_.k);
+  std::vector<double> got(exact.size());
+  for (int64_t r = 0; r < rows_; ++r) {
+    for (int64_t n = 0; n < shape_.n; ++n) {
+      float value;
+      std::memcpy(&value, output.row(r) + 4 * n, sizeof(value));
+      got[r * shape_.n + n] = value;
+    }
+  }
+  return reference::Nmse(got, exact);
+}
+
+}  // namespace octavo

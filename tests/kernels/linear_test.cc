@@ -1,0 +1,291 @@
+// Every row of the CPU table of linear kernels, on every format it accepts. A row this processor
+// cannot run is skipped by name.
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kernels/cpu/instruction_sets.h"
+#include "kernels/cpu/tables.h"
+#include "kernels/cpu/team.h"
+#include "kernels/plan.h"
+#include "tests/kernels/linear_cases.h"
+
+namespace octavo {
+
+// What gtest shows of a parameter.
+void PrintTo(const LinearKernel& kernel, std::ostream* to) { *to << kernel.name; }
+
+namespace {
+
+struct Size {
+  int64_t k, n, m;
+};
+
+// Every K, N and M of design.md section 9, and K and N that fill no vector.
+constexpr Size kSizes[] = {
+    {1, 8, 1},       {7, 24, 3},      {33, 1000, 7},  {32, 384, 65},  {64, 24, 257},
+    {96, 1000, 17},  {384, 384, 64},  {384, 2304, 2}, {384, 8, 257},  {416, 1000, 16},
+    {416, 24, 63},   {2624, 384, 7},  {2624, 8, 65},  {3072, 24, 17}, {3072, 1000, 3},
+    {4096, 2304, 1}, {4096, 384, 16}, {96, 8, 64},    {32, 2304, 63}, {64, 1000, 2},
+    {130, 34, 19},   {5, 2, 5},
+};
+
+std::vector<EpilogueCase> EpilogueCases() {
+  std::vector<EpilogueCase> cases;
+  for (Element output : {Element::kF32, Element::kBf16, Element::kInt8}) {
+    for (EpilogueCase epilogue : {
+             EpilogueCase{},
+             EpilogueCase{.bias = true},
+             EpilogueCase{.bias = true, .activation = Activation::kGelu},
+             EpilogueCase{.bias = true, .activation = Activation::kGeluTanh},
+             EpilogueCase{.bias = true, .activation = Activation::kSilu},
+             EpilogueCase{.bias = true, .activation = Activation::kSilu, .gated = true},
+             EpilogueCase{.activation = Activation::kGelu, .gated = true},
+             EpilogueCase{.bias = true, .residual = true},
+             EpilogueCase{.bias = true, .activation = Activation::kGelu, .residual = true},
+             EpilogueCase{.activation = Activation::kNone, .gated = true, .residual = true},
+         }) {
+      epilogue.output = output;
+      cases.push_back(epilogue);
+    }
+  }
+  return cases;
+}
+
+// Of the epilogues, those run at size i: a few each, all of them over the sizes.
+std::vector<EpilogueCase> EpilogueCasesAt(size_t i) {
+  constexpr size_t kPerSize = 5;
+  const std::vector<EpilogueCase> all = EpilogueCases();
+  std::vector<EpilogueCase> cases = {EpilogueCase{}};
+  for (size_t j = 0; j < kPerSize; ++j) cases.push_back(all[(i * kPerSize + j) % all.size()]);
+  return cases;
+}
+
+// NMSE that encoding normal values may cost, weights and activations together.
+double AllowedQuantizationError(const Format& format) {
+  switch (format.weight.element) {
+    case Element::kF32:
+      return 1e-11;
+    case Element::kBf16:
+    case Element::kF16:
+      return 1e-5;
+    case Element::kInt8:
+      return 4e-4;
+    default:
+      return 0.02;  // 4 bits
+  }
+}
+
+PackedWeight Pack(const LinearKernel& kernel, const LinearProblem& problem) {
+  const absl::StatusOr<PackedWeight> packed =
+      PackWeight(kernel, problem.format(), problem.weight());
+  EXPECT_TRUE(packed.ok()) << packed.status().ToString();
+  EXPECT_EQ(packed->packing, kernel.packing);
+  EXPECT_EQ(packed->shape.n, problem.shape().n);
+  EXPECT_EQ(packed->shape.k, problem.shape().k);
+  EXPECT_GE(packed->bytes, problem.shape().n * problem.shape().k / 2);
+  return *packed;
+}
+
+bool Runs(const LinearKernel& kernel) {
+  return (kernel.instruction_sets & ~cpu::DetectedInstructionSets()) == 0;
+}
+
+class LinearRow : public testing::TestWithParam<LinearKernel> {
+ protected:
+  void SetUp() override {
+    const uint32_t missing = GetParam().instruction_sets & ~cpu::DetectedInstructionSets();
+    if (missing != 0) {
+      GTEST_SKIP() << std::string(GetParam().name) << " needs "
+                   << cpu::InstructionSetNames(missing);
+    }
+  }
+  // Formats the row accepts; it must accept at least one.
+  std::vector<const Format*> AcceptedFormats() const {
+    std::vector<const Format*> accepted;
+    for (const Format& format : Formats()) {
+      if (GetParam().accepts(format)) accepted.push_back(&format);
+    }
+    EXPECT_FALSE(accepted.empty());
+    return accepted;
+  }
+  // Calls body(problem, i, packed) for every `stride`th size i and each format; a row of many
+  // formats sees each size in two of them.
+  void ForEachProblem(
+      Values values, size_t stride,
+      const std::function<void(const LinearProblem&, size_t, const PackedWeight&)>& body) const {
+    const std::vector<const Format*> formats = AcceptedFormats();
+    stride *= std::max<size_t>(1, formats.size() / 2);
+    for (size_t f = 0; f < formats.size(); ++f) {
+      for (size_t i = 0; i < std::size(kSizes); ++i) {
+        if ((i + f) % stride != 0) continue;
+        const Size& size = kSizes[i];
+        const LinearProblem problem(*formats[f], {.n = size.n, .k = size.k}, size.m, values,
+                                    1000 * f + i);
+        ASSERT_TRUE(GetParam().fits(problem.shape())) << problem.Describe();
+        body(problem, i, Pack(GetParam(), problem));
+      }
+    }
+  }
+};
+
+// Within the row's bound of the float64 product; the same bits on a team of three, and for any
+// rows alone.
+TEST_P(LinearRow, AgreesWithDecodedFloat64WhateverTheOtherRows) {
+  const LinearKernel& kernel = GetParam();
+  cpu::Team three(3);
+  const auto body = [&](const LinearProblem& problem, size_t i, const PackedWeight& packed) {
+    for (const EpilogueCase& epilogue : EpilogueCasesAt(i)) {
+      SCOPED_TRACE(problem.Describe() + " " + Describe(epilogue));
+      const LinearOutput whole = problem.Run(epilogue, &packed, kernel.run, cpu::Inline());
+      EXPECT_EQ(problem.Check(epilogue, whole, kernel.error_constant, kernel.arithmetic), "");
+      const LinearOutput shared = problem.Run(epilogue, &packed, kernel.run, three);
+      EXPECT_EQ(problem.CheckGuards(shared), "");
+      EXPECT_TRUE(SameRows(whole, 0, shared)) << "a team of three gives other bits";
+      const int64_t m = problem.rows();
+      const std::pair<int64_t, int64_t> ranges[] = {
+          {0, 1}, {m - 1, m}, {m / 2, std::min(m, m / 2 + 3)}, {m / 4, std::min(m, m / 4 + 7)}};
+      for (const auto& [begin, end] : ranges) {
+        Stream& stream = begin % 2 == 0 ? static_cast<Stream&>(cpu::Inline()) : three;
+        const LinearOutput part = problem.Run(epilogue, &packed, kernel.run, stream, begin, end);
+        EXPECT_EQ(problem.CheckGuards(part), "");
+        EXPECT_TRUE(SameRows(whole, begin, part)) << "rows " << begin << " to " << end;
+      }
+    }
+  };
+  ForEachProblem(Values::kSpread, /*stride=*/1, body);
+}
+
+TEST_P(LinearRow, IsExactOnIntegers) {
+  const LinearKernel& kernel = GetParam();
+  ForEachProblem(Values::kInteger, /*stride=*/2,
+                 [&](const LinearProblem& problem, size_t, const PackedWeight& packed) {
+                   SCOPED_TRACE(problem.Describe());
+                   const LinearOutput output = problem.Run({}, &packed, kernel.run, cpu::Inline());
+                   EXPECT_EQ(problem.CheckExact(output), "");
+                 });
+}
+
+TEST_P(LinearRow, HoldsAtExtremes) {
+  const LinearKernel& kernel = GetParam();
+  ForEachProblem(
+      Values::kExtreme, /*stride=*/2,
+      [&](const LinearProblem& problem, size_t, const PackedWeight& packed) {
+        for (Element element : {Element::kF32, Element::kBf16, Element::kInt8}) {
+          const EpilogueCase epilogue = {.output = element};
+          SCOPED_TRACE(problem.Describe() + " " + Describe(epilogue));
+          const LinearOutput output = problem.Run(epilogue, &packed, kernel.run, cpu::Inline());
+          EXPECT_EQ(problem.Check(epilogue, output, kernel.error_constant, kernel.arithmetic), "");
+        }
+      });
+}
+
+TEST_P(LinearRow, QuantizesWithinItsFormat) {
+  const LinearKernel& kernel = GetParam();
+  for (const Format* format : AcceptedFormats()) {
+    const LinearProblem problem(*format, {.n = 96, .k = 512}, 48, Values::kPlain, 7);
+    SCOPED_TRACE(problem.Describe());
+    const PackedWeight packed = Pack(kernel, problem);
+    const double error =
+        problem.QuantizationError(problem.Run({}, &packed, kernel.run, cpu::Inline()));
+    EXPECT_LT(error, AllowedQuantizationError(*format));
+    EXPECT_GE(error, 0.0);
+  }
+}
+
+// A value that is not finite shows in every output of its row and in no other row.
+TEST_P(LinearRow, PassesOnWhatIsNotFinite) {
+  const LinearKernel& kernel = GetParam();
+  const Format& format = *AcceptedFormats().front();
+  const LinearProblem problem(format, {.n = 40, .k = 64}, 9, Values::kPlain, 3);
+  const PackedWeight packed = Pack(kernel, problem);
+  for (Element element : {Element::kF32, Element::kBf16, Element::kInt8}) {
+    const EpilogueCase epilogue = {.activation = Activation::kGelu, .output = element};
+    SCOPED_TRACE(Describe(epilogue));
+    // Through the bias, which every row of the table adds in f32.
+    std::vector<float> bias(40, 0.0f);
+    bias[21] = std::nanf("");
+    const LinearOutput output = problem.Run(
+        epilogue, &packed,
+        [&](LinearArgs args, Stream& stream) {
+          args.epilogue.bias = bias.data();
+          kernel.run(args, stream);
+        },
+        cpu::Inline());
+    for (int64_t r = 0; r < problem.rows(); ++r) {
+      if (element == Element::kInt8) {
+        EXPECT_FALSE(std::isfinite(output.scales[LinearOutput::kGuardRows + r]));
+      } else if (element == Element::kBf16) {
+        EXPECT_EQ(output.row(r)[2 * 21 + 1] & 0x7f, 0x7f);
+      } else {
+        EXPECT_TRUE(std::isnan(reinterpret_cast<const float*>(output.row(r))[21]));
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Table, LinearRow, testing::ValuesIn(cpu::LinearKernels()),
+                         [](const testing::TestParamInfo<LinearKernel>& row) {
+                           return std::string(row.param.name);
+                         });
+
+// What lets a8w8_int8 be bit-identical end to end whatever the plan chooses.
+TEST(LinearTable, Int8RowsGiveTheSameBits) {
+  const Format& format = **FindFormat("a8w8_int8");
+  std::vector<const LinearKernel*> rows;
+  for (const LinearKernel& kernel : cpu::LinearKernels()) {
+    if (kernel.accepts(format) && Runs(kernel)) rows.push_back(&kernel);
+  }
+  ASSERT_GE(rows.size(), 1u);
+  for (size_t i = 0; i < std::size(kSizes); ++i) {
+    const Size& size = kSizes[i];
+    if (size.k * size.n * size.m > 5'000'000) continue;  // the portable row is slow
+    for (Values values : {Values::kSpread, Values::kExtreme}) {
+      const LinearProblem problem(format, {.n = size.n, .k = size.k}, size.m, values, i);
+      for (const EpilogueCase& epilogue : EpilogueCasesAt(i)) {
+        SCOPED_TRACE(problem.Describe() + " " + Describe(epilogue));
+        const PackedWeight packed = Pack(*rows[0], problem);
+        const LinearOutput first = problem.Run(epilogue, &packed, rows[0]->run, cpu::Inline());
+        for (const LinearKernel* row : rows) {
+          ASSERT_EQ(row->packing, rows[0]->packing);
+          EXPECT_TRUE(SameRows(first, 0, problem.Run(epilogue, &packed, row->run, cpu::Inline())))
+              << std::string(row->name) << " differs from " << std::string(rows[0]->name);
+        }
+      }
+    }
+  }
+}
+
+TEST(LinearTable, NamesAreUniqueAndEveryCpuFormatHasAPortableRow) {
+  std::vector<std::string_view> names;
+  for (const LinearKernel& kernel : cpu::LinearKernels()) names.push_back(kernel.name);
+  std::sort(names.begin(), names.end());
+  EXPECT_EQ(std::unique(names.begin(), names.end()), names.end());
+  for (const Format& format : Formats()) {
+    bool any = false, portable = false;
+    for (const LinearKernel& kernel : cpu::LinearKernels()) {
+      any |= kernel.accepts(format);
+      portable |= kernel.accepts(format) && kernel.instruction_sets == cpu::kPortable;
+    }
+    EXPECT_EQ(any, portable) << std::string(format.name);
+  }
+}
+
+TEST(LinearTable, PackingRefusesWhatDoesNotFit) {
+  const Format& format = **FindFormat("a8w8_int8");
+  const Format& f32 = **FindFormat("f32");
+  for (const LinearKernel& kernel : cpu::LinearKernels()) {
+    if (!kernel.accepts(format)) continue;
+    EncodedMatrix weight = LinearProblem(format, {.n = 8, .k = 8}, 1, Values::kPlain, 1).weight();
+    PackedWeight packed;
+    EXPECT_FALSE(kernel.pack(f32, weight, &packed).ok());
+    weight.values.pop_back();
+    EXPECT_FALSE(kernel.pack(format, weight, &packed).ok());
+    EXPECT_FALSE(kernel.fits({.n = 8, .k = 1 << 20}));
+  }
+}
+
+}  // namespace
+}  // namespace octavo
