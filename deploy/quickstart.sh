@@ -135,9 +135,9 @@ phase "Indexing on the document lane (EmbedStream)"
 
 phase "Five questions on the query lane (Embed)"
 "$client_program" search --index="$index" --server="$address" \
-  "what a pilot looks at to know how high the plane is flying" \
-  "lying awake all night" \
-  "to go on foot with big steps" \
+  "someone who cannot fall asleep" \
+  "a place where airplanes are kept" \
+  "a doctor who treats animals" \
   "being left out and having no friends" \
   "jewellery that keeps a picture of someone close to the heart"
 
@@ -153,15 +153,16 @@ PYTHON
 
 if [[ -n $keep ]]; then
   end_phase
+  client=$(printf '%q' "$client_program")
   cat << END
 
 The server keeps running as process $server; its log is $log.
   stop it:      kill $server
-  search:       $client_program search --index=$index --server=$address "a question"
-  embed:        $client_program embed --server=$address "a text"
-  what it is:   $client_program info --server=$address
+  search:       $client search --index=$(printf '%q' "$index") --server=$address "a question"
+  embed:        $client embed --server=$address "a text"
+  what it is:   $client info --server=$address
   from Python:  pip install grpcio grpcio-reflection
-                python3 $root/deploy/reflection_client.py $address "a text"
+                python3 $(printf '%q' "$root/deploy/reflection_client.py") $address "a text"
   grpcurl:      grpcurl -plaintext -d '{"inputs": [{"text": "a text"}], "options": {"input_type": "INPUT_TYPE_QUERY"}}' \\
                   $address octavo.v1.EmbeddingService/Embed
   metrics:      http://127.0.0.1:$metrics_port/metrics
