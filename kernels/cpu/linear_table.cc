@@ -2,8 +2,8 @@
 //
 // error_constant: a product of K terms is summed in f32 one by one. Random terms err by less than
 // 32 eps(f32) sum|x||w| for K up to 4096; equal terms, which may all round the same way, by up to
-// about 350. Rows of bf16 arithmetic multiply bf16 values exactly and sum in f32 as well, so theirs is
-// small in units of eps(bf16).
+// about 350. Rows of bf16 arithmetic multiply bf16 values exactly and sum in f32 as well, so theirs
+// is small in units of eps(bf16).
 #include <array>
 
 #include "kernels/cpu/instruction_sets.h"
@@ -26,13 +26,16 @@ constexpr double kBf16Error = 1.0 / 256;
 constexpr double kInt8Error = 2.0;
 
 constexpr std::array kLinearKernels = {
+#if defined(__x86_64__)
     LinearKernel{"f32_avx512", AcceptsF32, kAvx512, kPackingF32, Element::kF32, FitsAnyShape,
                  PackF32, Run<kLinearF32Avx512>, kF32Error, Element::kF32},
     LinearKernel{"f32_avx2", AcceptsF32, kAvx2, kPackingF32, Element::kF32, FitsAnyShape, PackF32,
                  Run<kLinearF32Avx2>, kF32Error, Element::kF32},
+#endif
     LinearKernel{"f32_portable", AcceptsF32, kPortable, kPackingF32, Element::kF32, FitsAnyShape,
                  PackF32, Run<kLinearF32Portable>, kF32Error, Element::kF32},
 
+#if defined(__x86_64__)
     LinearKernel{"bf16_avx512bf16", AcceptsBf16, kAvx512 | kAvx512Bf16, kPackingBf16,
                  Element::kBf16, FitsAnyShape, PackBf16, Run<kLinearBf16Avx512Bf16>, kBf16Error,
                  Element::kBf16},
@@ -40,9 +43,11 @@ constexpr std::array kLinearKernels = {
                  FitsAnyShape, PackBf16, Run<kLinearBf16Avx512>, kF32Error, Element::kF32},
     LinearKernel{"bf16_f32_avx2", AcceptsBf16, kAvx2, kPackingBf16, Element::kBf16, FitsAnyShape,
                  PackBf16, Run<kLinearBf16Avx2>, kF32Error, Element::kF32},
+#endif
     LinearKernel{"bf16_f32_portable", AcceptsBf16, kPortable, kPackingBf16, Element::kBf16,
                  FitsAnyShape, PackBf16, Run<kLinearBf16Portable>, kF32Error, Element::kF32},
 
+#if defined(__x86_64__)
     LinearKernel{"a8w8_int8_avx512vnni", AcceptsA8W8, kAvx512 | kAvx512Vnni, kPackingA8W8Int8,
                  Element::kInt8, FitsA8W8, PackA8W8, Run<kA8W8Avx512Vnni>, kInt8Error,
                  Element::kInt8},
@@ -50,9 +55,11 @@ constexpr std::array kLinearKernels = {
                  Element::kInt8, FitsA8W8, PackA8W8, Run<kA8W8AvxVnni>, kInt8Error, Element::kInt8},
     LinearKernel{"a8w8_int8_avx2", AcceptsA8W8, kAvx2, kPackingA8W8Int8, Element::kInt8, FitsA8W8,
                  PackA8W8, Run<kA8W8Avx2>, kInt8Error, Element::kInt8},
+#endif
     LinearKernel{"a8w8_int8_portable", AcceptsA8W8, kPortable, kPackingA8W8Int8, Element::kInt8,
                  FitsA8W8, PackA8W8, Run<kA8W8Portable>, kInt8Error, Element::kInt8},
 
+#if defined(__x86_64__)
     LinearKernel{"a16w4_int4_bf16_avx512bf16", AcceptsA16W4Int4, kAvx512 | kAvx512Bf16,
                  kPackingInt4, Element::kBf16, FitsAnyShape, PackA16W4Int4,
                  Run<kLinearA16W4Int4Avx512Bf16>, kBf16Error, Element::kBf16},
@@ -61,6 +68,7 @@ constexpr std::array kLinearKernels = {
                  Element::kF32},
     LinearKernel{"a16w4_int4_f32_avx2", AcceptsA16W4Int4, kAvx2, kPackingInt4, Element::kBf16,
                  FitsAnyShape, PackA16W4Int4, Run<kLinearA16W4Int4Avx2>, kF32Error, Element::kF32},
+#endif
     LinearKernel{"a16w4_int4_f32_portable", AcceptsA16W4Int4, kPortable, kPackingInt4,
                  Element::kBf16, FitsAnyShape, PackA16W4Int4, Run<kLinearA16W4Int4Portable>,
                  kF32Error, Element::kF32},
