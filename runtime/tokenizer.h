@@ -31,11 +31,12 @@ class Tokenizer {
   virtual absl::StatusOr<TokenizedText> Encode(std::string_view text, int max_tokens,
                                                Truncation truncation) const = 0;
 
-  // Ids without special tokens or limit, appended to `ids` (parity tests, benches).
+  // Ids without special tokens or limit, appended to `ids` (parity tests, benches). Appends nothing
+  // for text that is not UTF-8.
   virtual void EncodeOrdinary(std::string_view text, std::vector<int32_t>* ids) const = 0;
 
-  virtual int vocabulary_size() const = 0;
-  virtual int special_tokens() const = 0;  // how many Encode adds
+  virtual int vocabulary_size() const = 0;  // 1 more than the largest id
+  virtual int special_tokens() const = 0;   // how many Encode adds
 };
 
 // Parses the bytes of a tokenizer.json. The file's own truncation and padding are ignored.

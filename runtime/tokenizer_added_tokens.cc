@@ -1,6 +1,8 @@
 #include "runtime/tokenizer_added_tokens.h"
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/unicode.h"
@@ -35,7 +37,8 @@ absl::StatusOr<AddedTokenMatcher> AddedTokenMatcher::Create(std::vector<AddedTok
     }
     if (i > 0 && content == matcher.tokens_[i - 1].content) {
       return absl::InvalidArgumentError(
-          absl::StrCat("added_tokens: two tokens are both \"", content, "\" once normalized"));
+          absl::StrCat("added_tokens: two tokens are both \"", content,
+                       "\" once normalized; which one a text means is undefined"));
     }
     tries[0].emplace_back(content, static_cast<int32_t>(i));
     matcher.first_bytes_.set(static_cast<uint8_t>(content[0]));

@@ -2,7 +2,6 @@
 // split.
 #pragma once
 
-#include <algorithm>
 #include <bitset>
 #include <cstdint>
 #include <string>

@@ -1,5 +1,7 @@
 #include "runtime/tokenizer_normalizer.h"
 
+#include <utility>
+
 namespace octavo {
 namespace {
 

@@ -1,6 +1,7 @@
 // A trie over byte strings, as a double array (J. Aoe, 1989), for longest-match lookups.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string_view>

@@ -2,9 +2,7 @@
 // the vocabulary it begins with, then the longest continuations, or else the unknown token.
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>

@@ -258,6 +258,49 @@ def with_normalizer(document, **options):
     return document
 
 
+def added_token(content, **flags):
+    return {"id": 50000, "content": content, "single_word": False, "lstrip": False,
+            "rstrip": False, "normalized": False, "special": False, **flags}
+
+
+def other_documents(document):
+    """(name, document, pieces of text that meet its tokens): structures the real files lack."""
+    def changed(change):
+        other = copy.deepcopy(document)
+        change(other)
+        return other
+
+    def many_special_tokens(other):
+        processor = other["post_processor"]
+        processor["special_tokens"]["[SEP]"].update(ids=[102, 103], tokens=["[SEP]", "[MASK]"])
+        pieces = processor["single"]
+        pieces.insert(0, pieces[0])
+        pieces.append(pieces[-1])
+
+    def sparse_vocabulary(other):  # ids of new tokens meet ids of the vocabulary
+        other["post_processor"] = None
+        other["model"]["vocab"] = {"[UNK]": 0, "the": 3, "x": 5, "run": 4}
+        other["added_tokens"] = [added_token("zz"), added_token("yy"),
+                                 added_token("the", lstrip=True), added_token("ww")]
+
+    spaces = [
+        [added_token("  "), added_token("<a>", lstrip=True), added_token("<b>", rstrip=True)],
+        [added_token(" ", single_word=True), added_token("\u3000x", lstrip=True)],
+        [added_token(" <q>", normalized=True), added_token("<b>", rstrip=True),
+         added_token("\t"), added_token("a ", rstrip=True)],
+    ]
+    pieces = [" ", "  ", "\u3000", "\t", "<a>  <b>", " <q> ", "\u3000x", "a "]
+    result = [(f"added tokens of white space {i}",
+               changed(lambda other: other["added_tokens"].extend(tokens)), pieces)
+              for i, tokens in enumerate(spaces)]
+    result.append(("several special tokens", changed(many_special_tokens), []))
+    result.append(("BertProcessing", changed(lambda other: other.update(post_processor={
+        "type": "BertProcessing", "sep": ["[SEP]", 102], "cls": ["[CLS]", 101]})), []))
+    result.append(("no normalizer", changed(lambda other: other.update(normalizer=None)), []))
+    result.append(("sparse vocabulary", changed(sparse_vocabulary), ["zz", "yy", "ww", "the"]))
+    return result
+
+
 def tokenizer_files():
     paths = sorted(glob.glob(os.path.join(os.environ.get("OCTAVO_DATA", ""),
                                           "tokenizers", "*", "tokenizer*.json")))
@@ -325,6 +368,13 @@ def compare_all(comparison, documents, count):
     cased = comparison.write("added_cased", with_normalizer(added, lowercase=False))
     comparison.compare("added tokens, cased: generated", cased,
                        generated_texts(max(count // 20, 1000), 5, words, forms))
+
+    for number, (name, other, pieces) in enumerate(other_documents(document)):
+        other_path = comparison.write(f"other{number}", other)
+        texts = generated_texts(2000, 8, words, pieces)
+        comparison.compare(name, other_path, texts)
+        for direction in ("end", "start"):
+            comparison.compare(name, other_path, texts, (direction, 12))
 
     # Short texts meet every limit from below, exactly and from above.
     short_texts = [text for text in generated_texts(4000, 6, words) if text]

@@ -162,6 +162,15 @@ TEST(AddedTokensTest, TheLongestWins) {
   EXPECT_EQ(Tokens(document, "xabx"), "x #8 x");  // not in the vocabulary: its size is the next id
 }
 
+TEST(AddedTokensTest, DoNotOverlap) {
+  Json document = TokenizerDocument({"ab", "aba", "##x", "b", "x"});
+  document["added_tokens"].push_back(AddedTokenEntry("aba"));
+  EXPECT_EQ(Tokens(document, "ababa"), "aba [UNK]");
+  EXPECT_EQ(Tokens(document, "abaaba"), "aba aba");
+  document["added_tokens"].back()["single_word"] = true;
+  EXPECT_EQ(Tokens(document, "ababab x"), "[UNK] x");  // what is not taken is passed over whole
+}
+
 TEST(AddedTokensTest, SingleWord) {
   Json document = TokenizerDocument({"foo", "x", "##foo", "é", "_"});
   Json token = AddedTokenEntry("Foo");
