@@ -64,9 +64,9 @@ constexpr std::array kFormats = {
            kInt4ZeroBound},
 };
 
-// a16w4_int4: the most accurate layout at 5 bits a weight or less. all-MiniLM-L6-v2 with hqq, cosine
-// of SciFact claims to f32: g32z 0.978 (5.0 bits), g64z 0.968 (4.5 bits), symmetric g32 with rtn
-// 0.961; the g32z product takes 6% more time than g64z.
+// a16w4_int4: the most accurate layout at 5 bits a weight or less. all-MiniLM-L6-v2 with hqq,
+// cosine of SciFact claims to f32: g32z 0.978 (5.0 bits), g64z 0.968 (4.5 bits), symmetric g32 with
+// rtn 0.961; the g32z product takes 6% more time than g64z.
 constexpr std::array kAliases = {
     FormatAlias{"a16w4_int4", "a16w4_int4_g32z"},
 };
