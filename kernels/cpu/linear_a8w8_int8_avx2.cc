@@ -3,70 +3,74 @@
 
 #include "kernels/cpu/epilogue_avx2.h"
 #include "kernels/cpu/linear_a8w8_int8.h"
+#include "kernels/cpu/scratch.h"
 
 namespace octavo::cpu {
 namespace {
 
-constexpr int kTileRows = 3;
-constexpr int kTileColumns = 16;  // four registers of 4 channels x 4 k, widened to 16 bits
+constexpr int kTileRows = 6;
+constexpr int kTileColumns = 8;  // two registers of 4 channels x 4 k, widened to 16 bits
 
-// (a0+a1 a2+a3 b0+b1 ... ) pairs of two registers -> 8 sums in channel order.
-inline __m256i AddPairs(__m256i low, __m256i high) {
-  return _mm256_permute4x64_epi64(_mm256_hadd_epi32(low, high), 0xd8);
+// Widens a block's activations once, for all its panels: [rows][padded_k], zeros beyond K.
+const int16_t* Widen(const LinearBlock& block, int64_t padded_k) {
+  int16_t* widened = static_cast<int16_t*>(
+      ThreadScratch(ScratchUse::kActivations, block.rows * padded_k * sizeof(int16_t)));
+  const int64_t k = block.shape.k;
+  for (int64_t r = 0; r < block.rows; ++r) {
+    const int8_t* from = static_cast<const int8_t*>(block.input.values) + r * block.input.stride;
+    int16_t* to = widened + r * padded_k;
+    int64_t i = 0;
+    for (; i + 16 <= k; i += 16) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_cvtepi8_epi16(bytes));
+    }
+    for (; i < padded_k; ++i) to[i] = i < k ? from[i] : 0;
+  }
+  return widened;
 }
 
-// Products of R rows with the 16 channels at `strip`, whose quads are `width` channels apart.
+// Products of R rows with the 8 channels at `strip`, whose quads are `width` channels apart.
 template <int R>
-void Products(const int8_t* input, int64_t stride, const float* row_scales, const int32_t* row_sums,
-              const uint8_t* strip, int64_t width, const float* column_scales, int64_t k,
-              float* product) {
-  __m256i sums[R][4];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) sums[r][c] = _mm256_setzero_si256();
-  }
-  for (int64_t i = 0; i < k; i += 4) {
-    __m256i quads[R];
-#pragma GCC unroll 4
+void Products(const int16_t* input, int64_t padded_k, const float* row_scales,
+              const int32_t* row_sums, const uint8_t* strip, int64_t width,
+              const float* column_scales, float* product) {
+  __m256i sums[R][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_si256();
+  for (int64_t k = 0; k < padded_k; k += 4) {
+    const __m128i* quads = reinterpret_cast<const __m128i*>(strip + k * width);
+    const __m256i low = _mm256_cvtepu8_epi16(_mm_load_si128(quads));
+    const __m256i high = _mm256_cvtepu8_epi16(_mm_load_si128(quads + 1));
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const int8_t* from = input + r * stride + i;
-      const int32_t quad = k - i >= 4 ? ActivationQuad(from) : ActivationTail(from, k - i);
-      quads[r] = _mm256_cvtepi8_epi16(_mm_set1_epi32(quad));
-    }
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) {
-      const __m256i weights = _mm256_cvtepu8_epi16(
-          _mm_load_si128(reinterpret_cast<const __m128i*>(strip + i * width + c * 16)));
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_madd_epi16(weights, quads[r]));
-      }
+      int64_t quad;
+      __builtin_memcpy(&quad, input + r * padded_k + k, sizeof(quad));
+      const __m256i x = _mm256_set1_epi64x(quad);
+      sums[r][0] = _mm256_add_epi32(sums[r][0], _mm256_madd_epi16(low, x));
+      sums[r][1] = _mm256_add_epi32(sums[r][1], _mm256_madd_epi16(high, x));
     }
   }
-#pragma GCC unroll 4
+  const __m256 channel_scales = _mm256_loadu_ps(column_scales);
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    const __m256i surplus = _mm256_set1_epi32(128 * row_sums[r]);
-    const __m256 row_scale = _mm256_set1_ps(row_scales[r]);
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      const __m256i sum =
-          _mm256_sub_epi32(AddPairs(sums[r][2 * half], sums[r][2 * half + 1]), surplus);
-      const __m256 scale = _mm256_mul_ps(row_scale, _mm256_loadu_ps(column_scales + 8 * half));
-      _mm256_store_ps(product + r * kTileColumns + 8 * half,
-                      _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale));
-    }
+    // Two sums a channel, added in pairs: channels 0 1 4 5 2 3 6 7, then in order.
+    const __m256i pairs = _mm256_hadd_epi32(sums[r][0], sums[r][1]);
+    const __m256i sum = _mm256_sub_epi32(_mm256_permute4x64_epi64(pairs, 0xd8),
+                                         _mm256_set1_epi32(128 * row_sums[r]));
+    const __m256 scale = _mm256_mul_ps(_mm256_set1_ps(row_scales[r]), channel_scales);
+    _mm256_store_ps(product + r * kTileColumns, _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale));
   }
 }
 
-using ProductsFunction = void (*)(const int8_t*, int64_t, const float*, const int32_t*,
-                                  const uint8_t*, int64_t, const float*, int64_t, float*);
-constexpr ProductsFunction kProducts[kTileRows] = {Products<1>, Products<2>, Products<3>};
+using ProductsFunction = void (*)(const int16_t*, int64_t, const float*, const int32_t*,
+                                  const uint8_t*, int64_t, const float*, float*);
+constexpr ProductsFunction kProducts[kTileRows] = {Products<1>, Products<2>, Products<3>,
+                                                   Products<4>, Products<5>, Products<6>};
 
 void Compute(const LinearBlock& block) {
   const A8W8Weight& weight = *static_cast<const A8W8Weight*>(block.weight);
   const int64_t padded_k = A8W8PaddedK(block.shape.k);
-  const int8_t* input = static_cast<const int8_t*>(block.input.values);
+  const int16_t* input = Widen(block, padded_k);
   alignas(32) float product[kTileRows * kTileColumns];
   for (int64_t column = block.column_begin; column < block.column_end; column += kTileColumns) {
     const int64_t first = column / kA8W8Panel * kA8W8Panel;
@@ -75,10 +79,9 @@ void Compute(const LinearBlock& block) {
     int64_t rows = 0;
     for (int64_t row = 0; row < block.rows; row += rows) {
       rows = NextTileRows(block.rows - row, kTileRows);
-      kProducts[rows - 1](input + row * block.input.stride, block.input.stride,
-                          block.input.scales + row, block.input.sums + row, strip,
-                          A8W8PanelWidth(first, block.shape.n), weight.scales + column,
-                          block.shape.k, product);
+      kProducts[rows - 1](input + row * padded_k, padded_k, block.input.scales + row,
+                          block.input.sums + row, strip, A8W8PanelWidth(first, block.shape.n),
+                          weight.scales + column, product);
       FinishTile<Avx2Vector>(block, product, kTileColumns, row, rows, column,
                              rest < kTileColumns ? rest : kTileColumns);
     }

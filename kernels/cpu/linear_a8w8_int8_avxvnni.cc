@@ -10,28 +10,45 @@ namespace {
 constexpr int kTileRows = 6;
 constexpr int kTileColumns = 16;
 
+// sums += four products a lane of unsigned weights with signed activations; in assembly for the
+// reason given in linear_a8w8_int8_avx512vnni.cc.
+inline void AddProducts(__m256i& sums, __m256i weights, __m256i quad) {
+  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums) : "x"(weights), "x"(quad));
+}
+
 // Products of R rows with the 16 channels at `strip`, whose quads are `width` channels apart.
 template <int R>
 void Products(const int8_t* input, int64_t stride, const float* row_scales, const int32_t* row_sums,
               const uint8_t* strip, int64_t width, const float* column_scales, int64_t k,
               float* product) {
   __m256i sums[R][2];
+  const int8_t* rows[R];
+  int32_t tails[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
+    rows[r] = input + r * stride;
+    tails[r] = ActivationTail(rows[r] + k / 4 * 4, k % 4);
     sums[r][0] = sums[r][1] = _mm256_set1_epi32(-128 * row_sums[r]);
   }
-  for (int64_t i = 0; i < k; i += 4) {
-    const __m256i* quads = reinterpret_cast<const __m256i*>(strip + i * width);
-    const __m256i low = _mm256_load_si256(quads);
-    const __m256i high = _mm256_load_si256(quads + 1);
+  // The last k of rows whose K is not a multiple of 4 come from `tails`, by the same loop.
+  int64_t count = k / 4;
+  for (int64_t rest = k % 4;; rest = 0) {
+    for (int64_t q = 0; q < count; ++q) {
+      const __m256i* quads = reinterpret_cast<const __m256i*>(strip);
+      const __m256i low = _mm256_load_si256(quads);
+      const __m256i high = _mm256_load_si256(quads + 1);
+      strip += 4 * width;
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const int8_t* from = input + r * stride + i;
-      const __m256i quad =
-          _mm256_set1_epi32(k - i >= 4 ? ActivationQuad(from) : ActivationTail(from, k - i));
-      sums[r][0] = _mm256_dpbusd_avx_epi32(sums[r][0], low, quad);
-      sums[r][1] = _mm256_dpbusd_avx_epi32(sums[r][1], high, quad);
+      for (int r = 0; r < R; ++r) {
+        const __m256i quad = _mm256_set1_epi32(ActivationQuad(rows[r] + 4 * q));
+        AddProducts(sums[r][0], low, quad);
+        AddProducts(sums[r][1], high, quad);
+      }
     }
+    if (rest == 0) break;
+    count = 1;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) rows[r] = reinterpret_cast<const int8_t*>(&tails[r]);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {

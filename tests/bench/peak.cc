@@ -1,0 +1,183 @@
+#include "tests/bench/peak.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <iterator>
+#include <map>
+#include <thread>
+#include <utility>
+
+#include "kernels/cpu/instruction_sets.h"
+#include "nlohmann/json.hpp"
+
+namespace octavo::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+#if defined(__x86_64__)
+
+// Twelve independent accumulators hide four to five cycles of latency on two ports. Registers 12
+// to 15 hold zeros, so that no float becomes slow. The loops are text for the assembler: a compiler
+// would find the results unused, and needs no flag to assemble them.
+#define OCTAVO_TIMES_12(before, r, after)                                              \
+  before r "0" after before r "1" after before r "2" after before r "3" after before r \
+           "4" after before r "5" after before r "6" after before r "7" after before r \
+           "8" after before r "9" after before r "10" after before r "11" after
+#define OCTAVO_CLOBBERS                                                                          \
+  "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", \
+      "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
+#define OCTAVO_LOOP(zero, body)                                  \
+  asm volatile(zero "1:\n" body "dec %0\n jnz 1b\n vzeroupper\n" \
+               : "+r"(iterations)                                \
+               :                                                 \
+               : OCTAVO_CLOBBERS)
+#define OCTAVO_ZERO_ALL "vzeroall\n"
+
+void Int8Avx512Vnni(int64_t iterations) {
+  OCTAVO_LOOP(OCTAVO_ZERO_ALL, OCTAVO_TIMES_12("vpdpbusd %%zmm12, %%zmm13, ", "%%zmm", "\n"));
+}
+void Int8AvxVnni(int64_t iterations) {
+  OCTAVO_LOOP(OCTAVO_ZERO_ALL,
+              OCTAVO_TIMES_12("%{vex%} vpdpbusd %%ymm12, %%ymm13, ", "%%ymm", "\n"));
+}
+// A multiply-add of 16-bit pairs and an addition, as the AVX2 row does.
+void Int8Avx2(int64_t iterations) {
+  OCTAVO_LOOP(OCTAVO_ZERO_ALL,
+              OCTAVO_TIMES_12("vpmaddwd %%ymm12, %%ymm13, %%ymm14\n vpaddd %%ymm14, %%ymm15, ",
+                              "%%ymm", "\n"));
+}
+void Bf16Avx512Bf16(int64_t iterations) {
+  OCTAVO_LOOP(OCTAVO_ZERO_ALL, OCTAVO_TIMES_12("vdpbf16ps %%zmm12, %%zmm13, ", "%%zmm", "\n"));
+}
+void F32Avx512(int64_t iterations) {
+  OCTAVO_LOOP(OCTAVO_ZERO_ALL, OCTAVO_TIMES_12("vfmadd231ps %%zmm12, %%zmm13, ", "%%zmm", "\n"));
+}
+void F32Avx2(int64_t iterations) {
+  OCTAVO_LOOP(OCTAVO_ZERO_ALL, OCTAVO_TIMES_12("vfmadd231ps %%ymm12, %%ymm13, ", "%%ymm", "\n"));
+}
+
+#undef OCTAVO_ZERO_ALL
+#undef OCTAVO_LOOP
+#undef OCTAVO_CLOBBERS
+#undef OCTAVO_TIMES_12
+
+constexpr int64_t kAccumulators = 12;
+constexpr PeakLoop kLoops[] = {
+    {"int8_avx512vnni", Element::kInt8, cpu::kAvx512 | cpu::kAvx512Vnni, kAccumulators * 128,
+     Int8Avx512Vnni},
+    {"int8_avxvnni", Element::kInt8, cpu::kAvx2 | cpu::kAvxVnni, kAccumulators * 64, Int8AvxVnni},
+    {"int8_avx2", Element::kInt8, cpu::kAvx2, kAccumulators * 32, Int8Avx2},
+    {"bf16_avx512bf16", Element::kBf16, cpu::kAvx512 | cpu::kAvx512Bf16, kAccumulators * 64,
+     Bf16Avx512Bf16},
+    {"f32_avx512", Element::kF32, cpu::kAvx512, kAccumulators * 32, F32Avx512},
+    {"f32_avx2", Element::kF32, cpu::kAvx2, kAccumulators * 16, F32Avx2},
+};
+
+std::vector<PeakLoop> AllLoops() { return {std::begin(kLoops), std::end(kLoops)}; }
+
+#else
+
+std::vector<PeakLoop> AllLoops() { return {}; }
+
+#endif
+
+// Runs body(thread) on `threads` threads, released together; returns the seconds until the last has
+// finished.
+template <typename Body>
+double TimeTogether(int threads, const Body& body) {
+  std::atomic<int> waiting{0};
+  std::vector<std::thread> others;
+  for (int t = 1; t < threads; ++t) {
+    others.emplace_back([&, t] {
+      waiting.fetch_add(1);
+      while (waiting.load() < threads) std::this_thread::yield();
+      body(t);
+    });
+  }
+  while (waiting.load() < threads - 1) std::this_thread::yield();
+  const Clock::time_point start = Clock::now();
+  waiting.fetch_add(1);
+  body(0);
+  for (std::thread& other : others) other.join();
+  return Since(start);
+}
+
+}  // namespace
+
+std::vector<PeakLoop> UsablePeakLoops() {
+  std::vector<PeakLoop> usable = AllLoops();
+  const uint32_t here = cpu::DetectedInstructionSets();
+  std::erase_if(usable, [&](const PeakLoop& loop) { return (loop.instruction_sets & ~here) != 0; });
+  return usable;
+}
+
+double MeasurePeak(const PeakLoop& loop, int threads) {
+  constexpr int64_t kIterations = 400'000;  // one to three milliseconds
+  double best = 1e9;
+  for (int round = 0; round < 20; ++round) {
+    best = std::min(best, TimeTogether(threads, [&](int) { loop.run(kIterations); }));
+  }
+  return static_cast<double>(loop.flops * kIterations) * threads / best;
+}
+
+double PeakFlops(Element element, int threads) {
+  static std::map<std::pair<Element, int>, double> known;
+  const std::vector<PeakLoop> loops = UsablePeakLoops();
+  if (std::none_of(loops.begin(), loops.end(),
+                   [&](const PeakLoop& loop) { return loop.element == element; })) {
+    element = Element::kF32;
+  }
+  double& peak = known[{element, threads}];
+  if (peak == 0.0) {
+    for (const PeakLoop& loop : loops) {
+      if (loop.element == element) peak = std::max(peak, MeasurePeak(loop, threads));
+    }
+  }
+  return peak;
+}
+
+double MeasureReadRate(int threads) {
+  constexpr size_t kWords = (size_t{256} << 20) / sizeof(uint64_t);
+  std::vector<std::vector<uint64_t>> memory(threads, std::vector<uint64_t>(kWords, 1));
+  double best = 1e9;
+  for (int round = 0; round < 5; ++round) {
+    best = std::min(best, TimeTogether(threads, [&](int thread) {
+                      const uint64_t* words = memory[thread].data();
+                      uint64_t sums[8] = {};
+                      for (size_t i = 0; i < kWords; i += 8) {
+                        for (size_t j = 0; j < 8; ++j) sums[j] += words[i + j];
+                      }
+                      for (uint64_t sum : sums) asm volatile("" : : "r"(sum));
+                    }));
+  }
+  return static_cast<double>(kWords * sizeof(uint64_t)) * threads / best;
+}
+
+void RunPeakBench(int threads, std::ostream* output) {
+  std::vector<int> counts = {1};
+  if (threads > 1) counts.push_back(threads);
+  for (int count : counts) {
+    for (const PeakLoop& loop : UsablePeakLoops()) {
+      *output << nlohmann::json{{"bench", "peak"},
+                                {"what", std::string(loop.name)},
+                                {"threads", count},
+                                {"gops", MeasurePeak(loop, count) / 1e9}}
+                     .dump()
+              << std::endl;
+    }
+    *output << nlohmann::json{{"bench", "peak"},
+                              {"what", "memory_read"},
+                              {"threads", count},
+                              {"gbytes_per_second", MeasureReadRate(count) / 1e9}}
+                   .dump()
+            << std::endl;
+  }
+}
+
+}  // namespace octavo::bench
