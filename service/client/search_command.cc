@@ -120,6 +120,8 @@ absl::Status SearchCommand(const Connection& connection, const SearchOptions& op
   }
   auto index = Index::Open(options.directory);
   if (!index.ok()) return index.status();
+  // Connects, so that the first query's time is that of a call.
+  if (auto info = connection.GetInfo(); !info.ok()) return info.status();
   for (const std::string& query : options.queries) {
     auto result = Ask(connection, **index, query, options.top);
     if (!result.ok()) return result.status();

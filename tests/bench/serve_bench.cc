@@ -22,8 +22,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr double kProbeSeconds = 4;
-constexpr int64_t kProbeQueries = 200;
 constexpr std::chrono::milliseconds kAnswerLimit(10000);
 
 struct Phase {
@@ -86,7 +84,8 @@ absl::Status ServeBench::Load() {
 
 // Does the query lane keep up with this rate?
 bool ServeBench::Holds(double rate) {
-  const QueryRun run = queries_->RunOpenLoop(rate, kProbeSeconds, kProbeQueries, kAnswerLimit);
+  const QueryRun run =
+      queries_->RunOpenLoop(rate, options_.probe_seconds, options_.probe_queries, kAnswerLimit);
   const double p99 = eval::Percentile(run.milliseconds, 99);
   wrong_ += run.wrong;
   int64_t failures = 0;

@@ -24,6 +24,8 @@ struct ServeBenchOptions {
   std::string document_texts;  // JSON lines {"title", "text"}; needed unless documents is "off"
   bool find_capacity = false;  // prints the capacity and runs nothing else
   double capacity_p99_ms = 50;
+  double probe_seconds = 4;     // length of a trial of one rate
+  int64_t probe_queries = 200;  // and at least so many
   uint32_t seed = 1;
   std::ostream* output = nullptr;  // required: JSON lines
   std::ostream* log = nullptr;     // required: progress

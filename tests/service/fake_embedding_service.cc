@@ -2,8 +2,10 @@
 
 #include <chrono>
 #include <cmath>
+#include <condition_variable>
 #include <cstring>
 #include <limits>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -146,8 +148,28 @@ EmbedStreamResponse FakeEmbeddingService::AnswerMessage(const EmbedStreamRequest
 
 grpc::Status FakeEmbeddingService::Embed(grpc::ServerContext*, const EmbedRequest* request,
                                          EmbedResponse* response) {
+  const int number = calls++;
+  {
+    const std::lock_guard<std::mutex> lock(stall_mutex_);
+    if (behaviour.call_microseconds > 0) {
+      std::this_thread::sleep_for(std::chrono::microseconds(behaviour.call_microseconds));
+    }
+    if (number == behaviour.stall_call) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(behaviour.stall_milliseconds));
+    }
+  }
+  if (number < behaviour.refuse_calls) {
+    return {grpc::StatusCode::RESOURCE_EXHAUSTED, "the lane is full"};
+  }
   const grpc::Status status = Check(*request);
-  if (status.ok()) Answer(*request, response);
+  if (!status.ok()) return status;
+  if (behaviour.drift) {
+    EmbedRequest other = *request;
+    for (auto& input : *other.mutable_inputs()) *input.mutable_text() += absl::StrCat(number);
+    Answer(other, response);
+  } else {
+    Answer(*request, response);
+  }
   return status;
 }
 

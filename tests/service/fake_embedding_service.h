@@ -3,13 +3,10 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "grpcpp/grpcpp.h"
@@ -29,6 +26,12 @@ struct FakeBehaviour {
   std::string format = "a8w8_int8";
   uint64_t max_text_bytes = 1000;
   uint32_t max_inputs = 64;
+  // Unary calls.
+  int stall_call = -1;  // this call, from 0, and all behind it wait
+  int stall_milliseconds = 0;
+  int call_microseconds = 0;  // of every call, one at a time
+  int refuse_calls = 0;       // the first so many are RESOURCE_EXHAUSTED
+  bool drift = false;         // the same text gets another vector every time
   // Streams. Message counts are over all streams.
   int unavailable_after = -1;          // the stream that takes this many messages ends, once
   int forever_unavailable_after = -1;  // so does every stream from then on
@@ -51,6 +54,7 @@ class FakeEmbeddingService final : public octavo::v1::EmbeddingService::Service 
   std::atomic<int> streams{0};
   std::atomic<int> messages{0};
   std::atomic<int> answers{0};
+  std::atomic<int> calls{0};
   std::atomic<int> most_unanswered{0};
 
   grpc::Status Embed(grpc::ServerContext* context, const octavo::v1::EmbedRequest* request,
@@ -63,6 +67,7 @@ class FakeEmbeddingService final : public octavo::v1::EmbeddingService::Service 
                        octavo::v1::GetInfoResponse* response) override;
 
  private:
+  std::mutex stall_mutex_;
   grpc::Status Check(const octavo::v1::EmbedRequest& request) const;
   void Answer(const octavo::v1::EmbedRequest& request, octavo::v1::EmbedResponse* response) const;
   octavo::v1::EmbedStreamResponse AnswerMessage(const octavo::v1::EmbedStreamRequest& message);

@@ -1,0 +1,233 @@
+// octavo-bench: validates, then times; one JSON line a result.
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <iostream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/parse.h"
+#include "absl/flags/usage.h"
+#include "absl/flags/usage_config.h"
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "kernels/cpu/team.h"
+#include "tests/bench/attention_bench.h"
+#include "tests/bench/linear_bench.h"
+#include "tests/bench/model_bench.h"
+#include "tests/bench/peak.h"
+#ifdef OCTAVO_SERVICE
+#include "tests/bench/serve_bench.h"
+#endif
+#include "tests/bench/tokenizer_bench.h"
+
+// The model and what it is fed.
+ABSL_FLAG(std::string, model, "", "model: model directory; empty: random weights of --shape");
+ABSL_FLAG(
+    std::string, shape, "",
+    "model: minilm, bert-base or bert-large, with random weights; linear: the layers of one of "
+    "them, or NxK");
+ABSL_FLAG(std::string, format, "",
+          "formats, separated by commas; model: each measured in both lanes; linear: empty is all");
+ABSL_FLAG(std::string, document_format, "a8w8_int8", "model: format of documents");
+ABSL_FLAG(std::string, query_format, "a16w4_int4", "model: format of queries");
+ABSL_FLAG(int, threads, 0, "CPU threads; 0: every available processor");
+ABSL_FLAG(
+    std::string, kernel, "",
+    "model: force linear rows by name, separated by commas; linear, attention: only this row");
+ABSL_FLAG(std::string, kernel_plan, "", "model: file of measured kernel choices");
+ABSL_FLAG(std::string, text, "",
+          "model, serve: JSON lines {title, text} of documents; empty: SciFact where OCTAVO_DATA "
+          "names the evaluation data");
+ABSL_FLAG(std::string, queries, "",
+          "model, serve: JSON lines {question} or {text}; empty: NQ questions of OCTAVO_DATA");
+ABSL_FLAG(int, max_documents, 256, "model: documents taken from --text");
+ABSL_FLAG(int, tokens, 0,
+          "model: embeds random ids, so many a document, instead of texts; linear: 0 is 1 to 256");
+ABSL_FLAG(int, rounds, 3,
+          "passes or turns, whose medians are printed; linear: at least 7, tokenizer: at least 5");
+ABSL_FLAG(bool, validate, true, "model: compares with f32 before timing");
+ABSL_FLAG(bool, worker, false, "model: takes commands on standard input (model_bench.h)");
+
+// Tokenizer.
+ABSL_FLAG(std::string, tokenizer, "",
+          "tokenizer: a tokenizer.json; empty: that of --model, or of OCTAVO_DATA");
+ABSL_FLAG(std::string, peer, "",
+          "tokenizer: path of peer_tokenizer.py, to be measured beside; empty: ours alone");
+ABSL_FLAG(std::string, python, "python3", "tokenizer: what runs the peer");
+
+// Load on a running server.
+ABSL_FLAG(std::string, server, "127.0.0.1:50051", "serve: address of octavo-server");
+ABSL_FLAG(std::string, rate, "10%", "serve: queries a second, or a share of the lane's capacity");
+ABSL_FLAG(double, seconds, 60, "serve: length of a run");
+ABSL_FLAG(int64_t, least_queries, 1000, "serve: a run lasts until so many queries were sent");
+ABSL_FLAG(std::string, documents, "compare",
+          "serve: off, on (beside a document stream), or compare (both, and the stream alone)");
+ABSL_FLAG(bool, find_capacity, false, "serve: only finds the query lane's capacity");
+ABSL_FLAG(double, capacity_p99_ms, 50, "serve: p99 that counts as keeping up");
+
+namespace octavo::bench {
+namespace {
+
+constexpr char kUsage[] =
+    "octavo-bench COMMAND [FLAGS]\n"
+    "  peak       what this machine can compute from registers and read from memory\n"
+    "  linear     every linear row: validated against float64, then timed\n"
+    "  attention  every attention row, likewise\n"
+    "  tokenizer  ids a second, beside Hugging Face tokenizers\n"
+    "  model      a whole encoder: documents for throughput, queries for latency\n"
+    "  serve      a running server: open-loop queries beside a document stream\n";
+
+// A file of the evaluation data, "" where there is none.
+std::string DataFile(const std::string& flag, const char* name) {
+  const char* data = std::getenv("OCTAVO_DATA");
+  if (!flag.empty() || data == nullptr) return flag;
+  return absl::StrCat(data, "/", name);
+}
+std::string DocumentFile() { return DataFile(absl::GetFlag(FLAGS_text), "scifact/corpus.jsonl"); }
+std::string QueryFile() {
+  return DataFile(absl::GetFlag(FLAGS_queries), "nq-open/NQ-open.dev.jsonl");
+}
+
+int Threads() {
+  const int threads = absl::GetFlag(FLAGS_threads);
+  return threads > 0 ? threads : cpu::AvailableProcessors();
+}
+
+absl::Status Peak() {
+  RunPeakBench(Threads(), &std::cout);
+  return absl::OkStatus();
+}
+
+absl::Status Linear() {
+  LinearBenchOptions options;
+  options.formats = absl::StrSplit(absl::GetFlag(FLAGS_format), ',', absl::SkipEmpty());
+  options.kernel = absl::GetFlag(FLAGS_kernel);
+  const std::string shape = absl::GetFlag(FLAGS_shape);
+  absl::StatusOr<std::vector<LinearShape>> shapes =
+      FindLinearShapes(shape.empty() ? "minilm" : shape);
+  if (!shapes.ok()) return shapes.status();
+  options.shapes = *std::move(shapes);
+  if (absl::GetFlag(FLAGS_tokens) > 0) options.tokens = {absl::GetFlag(FLAGS_tokens)};
+  options.threads = Threads();
+  options.rounds = std::max(options.rounds, absl::GetFlag(FLAGS_rounds));
+  options.peak_flops = PeakFlops;
+  options.output = &std::cout;
+  return RunLinearBench(options);
+}
+
+absl::Status Attention() {
+  AttentionBenchOptions options;
+  options.threads = Threads();
+  options.kernel = absl::GetFlag(FLAGS_kernel);
+  options.peak_flops = PeakFlops;
+  options.output = &std::cout;
+  return RunAttentionBench(options);
+}
+
+absl::Status Tokenizer() {
+  TokenizerBenchOptions options;
+  options.tokenizer = absl::GetFlag(FLAGS_tokenizer);
+  if (options.tokenizer.empty() && !absl::GetFlag(FLAGS_model).empty()) {
+    options.tokenizer = absl::StrCat(absl::GetFlag(FLAGS_model), "/tokenizer.json");
+  }
+  options.tokenizer = DataFile(options.tokenizer, "tokenizers/all-MiniLM-L6-v2/tokenizer.json");
+  if (options.tokenizer.empty() || DocumentFile().empty()) {
+    return absl::InvalidArgumentError(
+        "--tokenizer and --text are needed where OCTAVO_DATA is not set");
+  }
+  options.text_files = {DocumentFile(), QueryFile()};
+  std::erase(options.text_files, "");
+  options.rounds = std::max(options.rounds, absl::GetFlag(FLAGS_rounds));
+  options.python = absl::GetFlag(FLAGS_python);
+  options.peer = absl::GetFlag(FLAGS_peer);
+  return RunTokenizerBench(options) == 0
+             ? absl::OkStatus()
+             : absl::InternalError("the tokenizer bench failed; see above");
+}
+
+absl::Status Model() {
+  ModelBenchOptions options;
+  options.model = absl::GetFlag(FLAGS_model);
+  options.shape = absl::GetFlag(FLAGS_shape);
+  const std::vector<std::string> formats =
+      absl::StrSplit(absl::GetFlag(FLAGS_format), ',', absl::SkipEmpty());
+  for (const std::string& format : formats) options.formats.push_back({format, format});
+  if (formats.empty()) {
+    options.formats.push_back(
+        {absl::GetFlag(FLAGS_document_format), absl::GetFlag(FLAGS_query_format)});
+  }
+  options.threads = absl::GetFlag(FLAGS_threads);
+  options.kernel = absl::GetFlag(FLAGS_kernel);
+  options.kernel_plan = absl::GetFlag(FLAGS_kernel_plan);
+  if (absl::GetFlag(FLAGS_tokens) > 0) {
+    options.tokens = absl::GetFlag(FLAGS_tokens);
+  } else {
+    options.documents = DocumentFile();
+    options.queries = QueryFile();
+  }
+  options.max_documents = absl::GetFlag(FLAGS_max_documents);
+  options.rounds = absl::GetFlag(FLAGS_rounds);
+  options.validate = absl::GetFlag(FLAGS_validate);
+  options.peak_flops = PeakFlops;
+  options.output = &std::cout;
+  return absl::GetFlag(FLAGS_worker) ? RunModelWorker(options, std::cin) : RunModelBench(options);
+}
+
+#ifdef OCTAVO_SERVICE
+absl::Status Serve() {
+  ServeBenchOptions options;
+  options.server = absl::GetFlag(FLAGS_server);
+  options.rate = absl::GetFlag(FLAGS_rate);
+  options.seconds = absl::GetFlag(FLAGS_seconds);
+  options.least_queries = absl::GetFlag(FLAGS_least_queries);
+  options.documents = absl::GetFlag(FLAGS_documents);
+  options.query_texts = QueryFile();
+  options.document_texts = DocumentFile();
+  options.find_capacity = absl::GetFlag(FLAGS_find_capacity);
+  options.capacity_p99_ms = absl::GetFlag(FLAGS_capacity_p99_ms);
+  options.output = &std::cout;
+  options.log = &std::cerr;
+  return RunServeBench(options);
+}
+#endif
+
+struct Command {
+  std::string_view name;
+  absl::Status (*run)();
+};
+constexpr Command kCommands[] = {
+    {"peak", Peak},           {"linear", Linear}, {"attention", Attention},
+    {"tokenizer", Tokenizer}, {"model", Model},
+#ifdef OCTAVO_SERVICE
+    {"serve", Serve},
+#endif
+};
+
+absl::Status Run(const std::vector<char*>& positional) {
+  if (positional.size() == 2) {
+    for (const Command& command : kCommands) {
+      if (command.name == positional[1]) return command.run();
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrCat("one command is needed\n", kUsage));
+}
+
+}  // namespace
+}  // namespace octavo::bench
+
+int main(int argc, char** argv) {
+  absl::SetProgramUsageMessage(octavo::bench::kUsage);
+  absl::FlagsUsageConfig usage;  // --help shows this program's flags
+  usage.contains_help_flags = [](auto file) { return absl::StrContains(file, "octavo_bench"); };
+  absl::SetFlagsUsageConfig(usage);
+  const absl::Status status = octavo::bench::Run(absl::ParseCommandLine(argc, argv));
+  if (status.ok()) return 0;
+  std::cerr << "octavo-bench: " << absl::StatusCodeToString(status.code()) << ": "
+            << std::string(status.message()) << std::endl;
+  return 1;
+}
