@@ -60,8 +60,8 @@ class Comparison:
         return result
 
     def compare(self, name, path, texts, truncation=None):
-        texts = texts[::self.sample]
         """truncation: None for ids without special tokens, else ("end" or "start", limit)."""
+        texts = texts[::self.sample]
         import tokenizers
         start = time.monotonic()
         library = tokenizers.Tokenizer.from_file(path)
