@@ -53,14 +53,6 @@ EncodedMatrix TimedWeight(const Format& format, const LinearShape& shape) {
   return weight;
 }
 
-// Reads memory that pushes weights out of the second-level cache.
-void EvictCaches() {
-  static const std::vector<uint64_t> memory(kEvictedBytes / sizeof(uint64_t), 1);
-  uint64_t sum = 0;
-  for (size_t i = 0; i < memory.size(); i += 8) sum += memory[i];
-  asm volatile("" : : "r"(sum));
-}
-
 // Inputs and outputs for timing every row of one shape.
 class TimedCall {
  public:
@@ -71,16 +63,17 @@ class TimedCall {
         scales_(kTimedTokens[kTimedCounts - 1], 1.0f / 1024),
         sums_(kTimedTokens[kTimedCounts - 1], 0x3c * static_cast<int32_t>(shape.k)) {}
 
-  // Seconds a call of `kernel` takes: the best of three, weights cold at small counts.
+  // Seconds a call of `kernel` takes: the best of three, weights cold at small counts. One that
+  // takes far more than `seconds_to_beat` is not run again.
   double Time(const LinearKernel& kernel, const PackedWeight& weight, int64_t tokens,
-              Stream& stream) {
+              double seconds_to_beat, Stream& stream) {
     LinearArgs args;
     args.rows = tokens;
     args.input = {input_.data(), shape_.k, kernel.input, scales_.data(), sums_.data()};
     args.output = {output_.data(), shape_.n, Element::kF32};
     args.weight = &weight;
     double best = 1e9;
-    for (int round = 0; round < 3; ++round) {
+    for (int round = 0; round < 3 && (round == 0 || best < 2 * seconds_to_beat); ++round) {
       if (tokens <= kColdTokens) EvictCaches();
       const auto start = std::chrono::steady_clock::now();
       kernel.run(args, stream);
@@ -91,7 +84,16 @@ class TimedCall {
   }
 
  private:
+  // Reads memory that pushes weights out of the second-level cache.
+  void EvictCaches() const {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < evicting_.size(); i += 8) sum += evicting_[i];
+    asm volatile("" : : "r"(sum));
+  }
+
   const LinearShape shape_;
+  const std::vector<uint64_t> evicting_ =
+      std::vector<uint64_t>(kEvictedBytes / sizeof(uint64_t), 1);
   std::vector<uint8_t> input_;
   std::vector<float> output_;
   std::vector<float> scales_;
@@ -317,6 +319,7 @@ absl::StatusOr<LinearChoice> LinearPlanner::Measure(
   const EncodedMatrix weight = TimedWeight(format, timed);
   TimedCall call(timed);
   std::vector<Timing> timings;
+  std::vector<double> fastest(kTimedCounts, std::numeric_limits<double>::infinity());
   PackedWeight packed;
   for (const LinearKernel* kernel : candidates) {
     if (packed.data == nullptr || packed.packing != kernel->packing) {
@@ -326,7 +329,8 @@ absl::StatusOr<LinearChoice> LinearPlanner::Measure(
     }
     Timing timing = {kernel, {}};
     for (int i = 0; i < kTimedCounts; ++i) {
-      timing.seconds[i] = call.Time(*kernel, packed, kTimedTokens[i], stream_);
+      timing.seconds[i] = call.Time(*kernel, packed, kTimedTokens[i], fastest[i], stream_);
+      fastest[i] = std::min(fastest[i], timing.seconds[i]);
     }
     timings.push_back(timing);
   }
