@@ -1,4 +1,5 @@
 // octavo-server: loads a model, serves it, drains on SIGTERM.
+#include <google/protobuf/stubs/common.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -125,6 +126,9 @@ std::unique_ptr<const ServedModel> Serve(Runtime* runtime) {
 int Run(const ServerFlags& flags) {
   const Time begin = Clock::now();
   BlockSignals();
+#if GOOGLE_PROTOBUF_VERSION < 4022000
+  google::protobuf::SetLogHandler(nullptr);  // a line for each string that is not UTF-8
+#endif
   ServiceContext context(flags.service);
   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(flags.server, &context);
   if (!server.ok()) {
