@@ -303,8 +303,10 @@ absl::StatusOr<std::vector<const LinearKernel*>> LinearPlanner::Candidates(
   for (const LinearKernel* kernel : usable) {
     const bool slower =
         std::any_of(candidates.begin(), candidates.end(), [&](const LinearKernel* faster) {
-          // A row that needs no instruction set is for processors with nothing else.
-          return kernel->instruction_sets == 0 || SameLayoutAndArithmetic(*faster, *kernel);
+          // A row that needs no instruction set is for processors with nothing else. One of
+          // another arithmetic would make a format's numerics depend on the noise of a timing.
+          return kernel->instruction_sets == 0 || kernel->arithmetic != faster->arithmetic ||
+                 SameLayoutAndArithmetic(*faster, *kernel);
         });
     if (!slower) candidates.push_back(kernel);
   }

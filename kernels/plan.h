@@ -86,12 +86,12 @@ class LinearPlanner {
   LinearPlanner(const Backend& backend, Stream& stream, Options options);
 
   // Rows that differ only in instruction set (same packing, input and arithmetic) are taken in the
-  // table's order, fastest first. If others remain they are timed on random weights at 1, 2, 4, ...
-  // 128 tokens, weights cold in cache at small counts as they are between two layers, and a second
-  // layout is kept only where it pays. A loaded plan that names the format and shape is used
-  // instead.
-  // FAILED_PRECONDITION if no row computes the format here: lists the rows and why each was
-  // refused. INVALID_ARGUMENT for a forced name that no row has.
+  // table's order, fastest first, and rows of another arithmetic than the first are left out: one
+  // name has one numerics here, run after run. If others remain they are timed on random weights at
+  // 1, 2, 4, ... 128 tokens, weights cold in cache at small counts as they are between two layers,
+  // and a second layout is kept only where it pays. A loaded plan that names the format and shape
+  // is used instead. FAILED_PRECONDITION if no row computes the format here: lists the rows and why
+  // each was refused. INVALID_ARGUMENT for a forced name that no row has.
   absl::StatusOr<LinearChoice> Plan(const Format& format, const LinearShape& shape);
 
   // A saved plan (--kernel_plan). It holds for the processor model, instruction sets, threads and
