@@ -51,7 +51,8 @@ ABSL_FLAG(int, tokens, 0,
 ABSL_FLAG(int, rounds, 3,
           "passes or turns, whose medians are printed; linear: at least 7, tokenizer: at least 5");
 ABSL_FLAG(bool, validate, true, "model: compares with f32 before timing");
-ABSL_FLAG(bool, worker, false, "model: takes commands on standard input (model_bench.h)");
+ABSL_FLAG(bool, worker, false,
+          "model, serve: takes commands on standard input (model_bench.h, serve_bench.h)");
 
 // Tokenizer.
 ABSL_FLAG(std::string, tokenizer, "",
@@ -192,6 +193,10 @@ absl::Status Serve() {
   options.capacity_p99_ms = absl::GetFlag(FLAGS_capacity_p99_ms);
   options.output = &std::cout;
   options.log = &std::cerr;
+  if (absl::GetFlag(FLAGS_worker)) {
+    options.documents = "off";
+    return RunServeWorker(options, std::cin);
+  }
   return RunServeBench(options);
 }
 #endif

@@ -23,6 +23,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::chrono::milliseconds kAnswerLimit(10000);
+constexpr int64_t kWorkerQueries = 180;
+constexpr int64_t kWorkerWarmUp = 20;
 
 struct Phase {
   const char* name;
@@ -35,6 +37,7 @@ class ServeBench {
  public:
   explicit ServeBench(const ServeBenchOptions& options) : options_(options) {}
   absl::Status Run();
+  absl::Status Work(std::istream& commands);
 
  private:
   absl::Status Load();
@@ -243,7 +246,32 @@ absl::Status ServeBench::Run() {
   return absl::InternalError(absl::StrCat(wrong_, " answers were wrong"));
 }
 
+absl::Status ServeBench::Work(std::istream& commands) {
+  if (absl::Status status = Load(); !status.ok()) return status;
+  *options_.output << server_.dump() << std::endl;
+  for (std::string line; std::getline(commands, line) && line != "quit";) {
+    Json answer;
+    if (line == "queries") {
+      const QueryRun run = queries_->RunOneByOne(kWorkerQueries, kWorkerWarmUp);
+      answer = {{"queries", run.scheduled},
+                {"p50_ms", eval::Percentile(run.milliseconds, 50)},
+                {"p99_ms", eval::Percentile(run.milliseconds, 99)},
+                {"failures", run.failures},
+                {"wrong", run.wrong},
+                {"ms", run.milliseconds}};
+    } else {
+      answer = {{"error", absl::StrCat("unknown command \"", line, "\": queries or quit")}};
+    }
+    *options_.output << answer.dump() << std::endl;
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+absl::Status RunServeWorker(const ServeBenchOptions& options, std::istream& commands) {
+  return ServeBench(options).Work(commands);
+}
 
 absl::Status RunServeBench(const ServeBenchOptions& options) { return ServeBench(options).Run(); }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <istream>
 #include <ostream>
 #include <string>
 
@@ -40,5 +41,11 @@ struct ServeBenchOptions {
 // by reason, query_tokens_per_second, documents_per_second, document_tokens_per_second, and for
 // "compare" one line of differences. INTERNAL after the lines if an answer was wrong.
 absl::Status RunServeBench(const ServeBenchOptions& options);
+
+// Answers each line "queries" of `commands` with one JSON line: a pass over the first 200 queries,
+// one at a time, the first 20 not counted (p50_ms, p99_ms, ms of each). "quit" or the end of the
+// commands ends it. The first line, before any command, describes the server. So another program
+// can alternate it with peers.
+absl::Status RunServeWorker(const ServeBenchOptions& options, std::istream& commands);
 
 }  // namespace octavo::bench

@@ -181,6 +181,20 @@ TEST_F(ServeBenchTest, FailsWhenAnswersAreWrong) {
   EXPECT_EQ(lines[0]["wrong"], lines[0]["queries"]);
 }
 
+TEST_F(ServeBenchTest, WorksOnCommand) {
+  options_.documents = "off";
+  std::istringstream commands("queries\nsing\nquit\nqueries\n");
+  const absl::Status status = RunServeWorker(options_, commands);
+  ASSERT_TRUE(status.ok()) << status;
+  const auto lines = Lines();
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_EQ(lines[0]["model"], "fake-model");
+  EXPECT_EQ(lines[1]["ms"].size(), 180u);
+  EXPECT_EQ(lines[1]["wrong"], 0);
+  EXPECT_TRUE(lines[2].contains("error"));
+  EXPECT_EQ(server_.service.calls, 200);
+}
+
 TEST_F(ServeBenchTest, RefusesBadOptions) {
   for (const char* rate : {"", "fast", "-1", "0%"}) {
     options_.rate = rate;

@@ -140,6 +140,19 @@ QueryRun QueryLoad::RunOpenLoop(double rate, double seconds, int64_t least_queri
   return run;
 }
 
+QueryRun QueryLoad::RunOneByOne(int64_t queries, int64_t warm_up) {
+  const std::chrono::milliseconds limit(30000);
+  QueryRun run;
+  next_text_ = 0;
+  for (int64_t i = 0; i < warm_up + queries; ++i) {
+    if (i == warm_up) run = QueryRun{.wrong = run.wrong};
+    Send(ServeClock::now(), limit);
+    Receive(&run);
+  }
+  run.scheduled = queries;
+  return run;
+}
+
 double QueryLoad::RunClosedLoop(int outstanding, double seconds) {
   QueryRun run;
   const std::chrono::milliseconds limit(30000);

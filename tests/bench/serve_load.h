@@ -64,6 +64,9 @@ class QueryLoad {
   QueryRun RunOpenLoop(double rate, double seconds, int64_t least_queries,
                        std::chrono::milliseconds limit);
 
+  // One query after the other, from the first text on; `warm_up` more before that do not count.
+  QueryRun RunOneByOne(int64_t queries, int64_t warm_up);
+
   // Closed loop: `outstanding` queries at a time. Returns queries answered a second.
   double RunClosedLoop(int outstanding, double seconds);
 
