@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "runtime/completion.h"
 #include "runtime/forward.h"
+#include "runtime/forward_pass.h"
 #include "runtime/observer.h"
 #include "runtime/scheduler.h"
 

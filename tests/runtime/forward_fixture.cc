@@ -5,6 +5,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/backend.h"
+#include "runtime/forward_pass.h"
 #include "runtime/models/models.h"
 #include "tests/reference/reference.h"
 

@@ -1,9 +1,8 @@
 // The one Forward on a small random encoder: against float64, and against itself in other batches,
 // units and teams.
-#include "runtime/forward.h"
-
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/forward_pass.h"
 #include "tests/reference/reference.h"
 #include "tests/runtime/forward_fixture.h"
 

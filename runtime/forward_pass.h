@@ -1,0 +1,74 @@
+// A batch on its way through a Forward, in resumable units.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/forward.h"
+
+namespace octavo {
+
+// One batch on its way through a Forward: its workspace and how far it has come. Reused from batch
+// to batch; one thread at a time.
+//
+// A unit is a range of rows through one stage, `slots` blocks of it side by side. Stage 0 embeds
+// and makes layer 0's query, key and value; stage l + 1 runs layer l's attention and feed-forward
+// and makes layer l + 1's query, key and value, so that a block's intermediates stay in its cache
+// and a layer has one join. Blocks may cut sequences: a row needs only its own sequence's keys,
+// which the previous stage finished.
+class ForwardPass {
+ public:
+  // A workspace for batches up to `max_tokens` tokens; larger batches grow it.
+  static absl::StatusOr<std::unique_ptr<ForwardPass>> Create(const Forward& forward, Stream& stream,
+                                                             int64_t max_tokens);
+
+  // Starts a batch. `unit_rows`: rows of a block, at most; a batch of so few rows that the stream's
+  // slots would not each get a worthwhile block runs as one block on the whole stream.
+  // RESOURCE_EXHAUSTED if the workspace cannot grow.
+  absl::Status Begin(const RaggedBatch& batch, int64_t unit_rows);
+  bool running() const { return running_; }
+  // Flops of the next unit, for sizing units by measured rates.
+  double NextUnitFlops() const;
+  // Runs the next unit; running() is false after the last.
+  void RunUnit();
+  // Pools the finished batch into [sequences, hidden], not normalized.
+  void Pool(float* output);
+
+  int64_t bytes() const;
+
+ private:
+  struct Slot {                              // scratch of one block at a time
+    Buffer input, input_scales, input_sums;  // encoded activations, widest layer
+    Buffer context;                          // attention output [rows, hidden]
+    Buffer up, up_scales, up_sums;           // [rows, intermediate], as `down` reads it
+    int64_t rows = 0;
+  };
+
+  ForwardPass(const Forward& forward, Stream& stream) : forward_(forward), stream_(stream) {}
+  absl::Status Reserve(int64_t tokens, int64_t block_rows);
+  void RunBlock(int stage, int64_t begin, int64_t end, Slot& slot, Stream& stream);
+  void Embed(int64_t begin, int64_t end, Stream& stream);
+  void MakeQueryKeyValue(int layer, int64_t begin, int64_t end, Slot& slot, Stream& stream);
+  void RunAttention(int layer, int64_t begin, int64_t end, Slot& slot, Stream& stream);
+  void RunFeedForward(int layer, int64_t begin, int64_t end, Slot& slot, Stream& stream);
+  void Norm(const SharedWeights::NormWeights& weights, int64_t begin, int64_t end, Stream& stream);
+  Matrix Encode(const PackedLinear& linear, const float* input, int64_t rows, int64_t columns,
+                Slot& slot, Stream& stream);
+
+  const Forward& forward_;
+  Stream& stream_;
+  const RaggedBatch* batch_ = nullptr;
+  Buffer hidden_;              // f32 [tokens, hidden], the residual stream
+  Buffer query_key_value_[2];  // [tokens, n], even and odd layers
+  std::vector<Slot> slots_;
+  int64_t capacity_ = 0;    // tokens
+  int64_t block_rows_ = 0;  // rows of a block in this batch
+  int64_t blocks_a_unit_ = 1;
+  int stage_ = 0;
+  int64_t next_row_ = 0;
+  bool running_ = false;
+};
+
+}  // namespace octavo
