@@ -178,6 +178,28 @@ Family<Histogram>& AddHistogram(prometheus::Registry& registry, const char* name
 Metrics::Metrics(std::string_view version)
     : registry_(std::make_shared<prometheus::Registry>()), children_(std::make_unique<Children>()) {
   prometheus::Registry& r = *registry_;
+  AddRequestMetrics();
+  AddLaneMetrics();
+  children_->ready = &AddGauge(r, "octavo_ready", "1 while the server is SERVING.").Add(Labels());
+  AddGauge(r, "octavo_build_info", "1; the version is a label.")
+      .Add({{"version", std::string(version)}})
+      .Set(1);
+  families_.reset(new Families{
+      AddCounter(r, "octavo_inputs_total", "Inputs embedded."),
+      AddCounter(r, "octavo_tokens_total", "Tokens embedded, special tokens included."),
+      AddHistogram(r, "octavo_batch_inputs", "Inputs in a batch."),
+      AddHistogram(r, "octavo_batch_tokens", "Tokens in a batch."),
+      AddCounter(r, "octavo_compute_seconds_total", "Device time spent on batches."),
+      AddCounter(r, "octavo_flops_total", "Floating-point operations of batches, by the model."),
+      AddGauge(r, "octavo_device_memory_bytes", "Memory of weights and workspaces."),
+      AddCounter(r, "octavo_device_errors_total", "Errors a device reported."),
+      AddCounter(r, "octavo_nonfinite_outputs_total", "Vectors with a NaN or an infinity."),
+      AddGauge(r, "octavo_model_info", "1; name and revision are labels."),
+  });
+}
+
+void Metrics::AddRequestMetrics() {
+  prometheus::Registry& r = *registry_;
   Children& c = *children_;
   auto& requests = AddCounter(r, "octavo_requests_total", "Unary calls and stream messages.");
   auto& durations = AddHistogram(r, "octavo_request_duration_seconds",
@@ -203,6 +225,11 @@ Metrics::Metrics(std::string_view version)
   c.streams_active = &AddGauge(r, "octavo_streams_active", "Open streams.").Add(stream);
   c.stream_duration = &AddHistogram(r, "octavo_stream_duration_seconds", "Life of a stream.")
                            .Add(stream, DurationBuckets());
+}
+
+void Metrics::AddLaneMetrics() {
+  prometheus::Registry& r = *registry_;
+  Children& c = *children_;
   auto& stream_tokens = AddGauge(r, "octavo_stream_tokens_in_flight",
                                  "Tokens streams sent whose answers are not yet written.");
   auto& stages = AddHistogram(r, "octavo_stage_duration_seconds",
@@ -228,23 +255,6 @@ Metrics::Metrics(std::string_view version)
       c.cancelled[lane][stage] = &cancelled.Add(labels);
     }
   }
-  c.ready = &AddGauge(r, "octavo_ready", "1 while the server is SERVING.").Add({});
-  AddGauge(r, "octavo_build_info", "1; the version is a label.")
-      .Add({{"version", std::string(version)}})
-      .Set(1);
-
-  families_.reset(new Families{
-      AddCounter(r, "octavo_inputs_total", "Inputs embedded."),
-      AddCounter(r, "octavo_tokens_total", "Tokens embedded, special tokens included."),
-      AddHistogram(r, "octavo_batch_inputs", "Inputs in a batch."),
-      AddHistogram(r, "octavo_batch_tokens", "Tokens in a batch."),
-      AddCounter(r, "octavo_compute_seconds_total", "Device time spent on batches."),
-      AddCounter(r, "octavo_flops_total", "Floating-point operations of batches, by the model."),
-      AddGauge(r, "octavo_device_memory_bytes", "Memory of weights and workspaces."),
-      AddCounter(r, "octavo_device_errors_total", "Errors a device reported."),
-      AddCounter(r, "octavo_nonfinite_outputs_total", "Vectors with a NaN or an infinity."),
-      AddGauge(r, "octavo_model_info", "1; name and revision are labels."),
-  });
 }
 
 Metrics::~Metrics() = default;

@@ -69,6 +69,10 @@ class Metrics : public Observer {
   struct Families;
   struct Children;
 
+  // Called while this is built.
+  void AddRequestMetrics();
+  void AddLaneMetrics();
+
   std::shared_ptr<prometheus::Registry> registry_;
   std::unique_ptr<Families> families_;
   std::unique_ptr<Children> children_;

@@ -4,6 +4,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <fstream>
 #include <string>
@@ -173,6 +174,7 @@ int Run(const ServerFlags& flags) {
   }
   const Time deadline = Clock::now() + flags.shutdown_limit;
   (*server)->Shutdown(deadline);
+  context.pool().Stop();  // texts of cancelled calls may still be in it
   (*runtime)->Stop(deadline);
   context.metrics().SampleQueues(nullptr);
   server->reset();
@@ -185,6 +187,8 @@ int Run(const ServerFlags& flags) {
 }  // namespace octavo
 
 int main(int argc, char** argv) {
+  // gRPC prints a line for each request it refuses; whoever wants them sets the variable.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   bool help = false, version = false;
   const absl::Status parsed = octavo::ParseCommandLine(argc, argv, &help, &version);
   if (help) {

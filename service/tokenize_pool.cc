@@ -6,32 +6,49 @@
 namespace octavo {
 
 TokenizePool::TokenizePool(int threads) {
-  for (int i = 0; i < std::max(threads, 1); ++i) threads_.emplace_back([this] { Run(); });
+  for (int i = 0; i < std::max(threads, 1); ++i) {
+    threads_.emplace_back([this] { Run(/*queries_only=*/false); });
+  }
+  threads_.emplace_back([this] { Run(/*queries_only=*/true); });
 }
 
-TokenizePool::~TokenizePool() {
+TokenizePool::~TokenizePool() { Stop(); }
+
+void TokenizePool::Post(Lane lane, std::function<void()> task) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!stopping_) {
+      tasks_[static_cast<int>(lane)].push_back(std::move(task));
+      task = nullptr;
+    }
+  }
+  if (task != nullptr) {
+    task();
+  } else {
+    work_.notify_all();
+  }
+}
+
+void TokenizePool::Stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stopping_ = true;
   }
   work_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
-}
-
-void TokenizePool::Post(Lane lane, std::function<void()> task) {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    tasks_[static_cast<int>(lane)].push_back(std::move(task));
+  for (std::thread& thread : threads_) {
+    if (thread.joinable()) thread.join();
   }
-  work_.notify_one();
 }
 
-void TokenizePool::Run() {
+void TokenizePool::Run(bool queries_only) {
+  auto& queries = tasks_[static_cast<int>(Lane::kQuery)];
+  auto& documents = tasks_[static_cast<int>(Lane::kDocument)];
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
-    work_.wait(lock, [&] { return stopping_ || !tasks_[0].empty() || !tasks_[1].empty(); });
-    static_assert(static_cast<int>(Lane::kQuery) == 0, "queries first");
-    auto& tasks = tasks_[0].empty() ? tasks_[1] : tasks_[0];
+    work_.wait(lock, [&] {
+      return stopping_ || !queries.empty() || (!queries_only && !documents.empty());
+    });
+    auto& tasks = queries.empty() && !queries_only ? documents : queries;
     if (tasks.empty()) return;
     std::function<void()> task = std::move(tasks.front());
     tasks.pop_front();

@@ -16,17 +16,22 @@ namespace octavo {
 // a task stands for tokens a lane has already taken. Thread-safe.
 class TokenizePool {
  public:
+  // `threads` for both lanes, at least one, and one more for queries alone: a message of a thousand
+  // documents takes long.
   explicit TokenizePool(int threads);
-  // Runs what is left, then ends the threads.
+  // Stops: see Stop.
   ~TokenizePool();
   TokenizePool(const TokenizePool&) = delete;
   TokenizePool& operator=(const TokenizePool&) = delete;
 
-  // Cheap; never runs `task` itself.
+  // Cheap; does not run `task` itself, except after Stop.
   void Post(Lane lane, std::function<void()> task);
 
+  // Returns when everything posted has run and the threads have ended. Idempotent; not from a task.
+  void Stop();
+
  private:
-  void Run();
+  void Run(bool queries_only);
 
   std::mutex mutex_;
   std::condition_variable work_;

@@ -23,6 +23,7 @@ class EmbedCallTest : public ::testing::Test {
     context_.SetModel(engine_.Serve());
     context_.metrics().SetModel(FakeModelInfo(), 0);
   }
+  ~EmbedCallTest() override { context_.pool().Stop(); }  // before the engine goes
 
   struct Started {
     std::unique_ptr<FakeUnaryCall> transport;

@@ -69,32 +69,37 @@ TEST(OpenCalls, AreEndedAndSoAreLaterOnes) {
   EXPECT_EQ(late->ends, 1);
 }
 
-TEST(TokenizePool, RunsQueriesFirstAndEverythingBeforeItEnds) {
+TEST(TokenizePool, RunsEverythingPostedAndALaneInOrder) {
   std::mutex mutex;
   std::string order;
-  {
-    TokenizePool pool(1);
-    std::atomic<bool> begun{false}, go{false};
-    pool.Post(Lane::kDocument, [&] {
-      begun = true;
-      while (!go) std::this_thread::yield();
-    });
-    while (!begun) std::this_thread::yield();
-    for (char c : {'a', 'b'}) {
-      pool.Post(Lane::kDocument, [&, c] {
-        std::lock_guard<std::mutex> lock(mutex);
-        order += c;
-      });
-    }
-    for (char c : {'1', '2'}) {
-      pool.Post(Lane::kQuery, [&, c] {
-        std::lock_guard<std::mutex> lock(mutex);
-        order += c;
-      });
-    }
-    go = true;
-  }
-  EXPECT_EQ(order, "12ab");
+  const auto note = [&](char c) {
+    return [&, c] {
+      std::lock_guard<std::mutex> lock(mutex);
+      order += c;
+    };
+  };
+  TokenizePool pool(1);
+  for (char c = 'a'; c <= 'z'; ++c) pool.Post(Lane::kDocument, note(c));
+  pool.Stop();
+  EXPECT_EQ(order, "abcdefghijklmnopqrstuvwxyz");
+  pool.Post(Lane::kDocument, note('!'));  // runs here
+  EXPECT_EQ(order.back(), '!');
+  pool.Stop();
+}
+
+TEST(TokenizePool, QueriesDoNotWaitForDocuments) {
+  TokenizePool pool(1);
+  std::atomic<bool> go{false}, query_ran{false}, document_ran{false};
+  pool.Post(Lane::kDocument, [&] {
+    while (!go) std::this_thread::yield();
+  });
+  pool.Post(Lane::kDocument, [&] { document_ran = true; });
+  pool.Post(Lane::kQuery, [&] { query_ran = true; });
+  while (!query_ran) std::this_thread::yield();
+  EXPECT_FALSE(document_ran);
+  go = true;
+  pool.Stop();
+  EXPECT_TRUE(document_ran);
 }
 
 }  // namespace

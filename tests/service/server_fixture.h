@@ -34,6 +34,11 @@ class ServerTest : public ::testing::Test {
     stub_ = v1::EmbeddingService::NewStub(channel_);
   }
 
+  ~ServerTest() override {
+    server_.reset();
+    context_.pool().Stop();  // before the engine goes
+  }
+
   // What octavo-server does when the model is loaded.
   void Serve() {
     context_.metrics().SetModel(FakeModelInfo(), 0);
