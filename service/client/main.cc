@@ -4,6 +4,7 @@
 #include <chrono>
 #include <csignal>
 #include <iostream>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,7 +36,7 @@ ABSL_FLAG(std::string, output_type, "float32",
           "embed: float32, float16, bfloat16, int8, binary, or several separated by commas");
 ABSL_FLAG(std::string, truncation, "", "embed: none, end or start; empty: end");
 ABSL_FLAG(std::string, normalize, "", "embed: true or false; empty: as the model says");
-ABSL_FLAG(absl::optional<std::string>, prompt_name, absl::nullopt,
+ABSL_FLAG(std::optional<std::string>, prompt_name, std::nullopt,
           "embed: name of a prompt of the model; unset: its own for the input type");
 ABSL_FLAG(uint32_t, dimensions, 0, "embed, index: dimensions to keep; 0: the model's");
 

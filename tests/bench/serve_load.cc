@@ -29,7 +29,7 @@ std::string FailureReason(const grpc::Status& status) {
       if (detail.UnpackTo(&info)) return info.reason();
     }
   }
-  return absl::StatusCodeToString(static_cast<absl::StatusCode>(status.error_code()));
+  return std::string(absl::StatusCodeToString(static_cast<absl::StatusCode>(status.error_code())));
 }
 
 }  // namespace
