@@ -24,9 +24,8 @@ class Team final : public Stream {
   int threads() const { return threads_; }
 
   int slots() const override { return threads_; }
-  void ForEachBlock(
-      int64_t blocks,
-      absl::FunctionRef<void(int64_t block, int slot, Stream& inner)> body) override;
+  void ForEachBlock(int64_t blocks,
+                    absl::FunctionRef<void(int64_t block, int slot, Stream& inner)> body) override;
 
   // Calls body(task, thread) for every task in [0, tasks), each once, on some thread of the team
   // in [0, threads()), the caller being thread 0; returns when all are done. Tasks are taken in

@@ -90,8 +90,8 @@ class ModelTest : public ::testing::Test {
       std::vector<float>& want = golden_[row];
       for (int i = 0; i < kDimensions; ++i) {
         const size_t at = 2 * (static_cast<size_t>(row) * kDimensions + i);
-        want.push_back(F16ToFloat(static_cast<uint16_t>(
-            static_cast<uint8_t>(bytes[at]) | static_cast<uint8_t>(bytes[at + 1]) << 8)));
+        want.push_back(F16ToFloat(static_cast<uint16_t>(static_cast<uint8_t>(bytes[at]) |
+                                                        static_cast<uint8_t>(bytes[at + 1]) << 8)));
       }
     }
   }
