@@ -22,6 +22,8 @@ using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 using ClientStream = grpc::ClientReaderWriter<EmbedStreamRequest, EmbedStreamResponse>;
 
+constexpr Milliseconds kInterruptInterval(100);
+
 // A full lane says when to come back; a message that is too large does not.
 bool WorthRetrying(const octavo::v1::Error& error) {
   return error.code() == grpc::StatusCode::UNAVAILABLE ||
@@ -76,6 +78,7 @@ class BulkRun {
   absl::Status Finish(int64_t place, BulkOutcome outcome);
   void Fail(absl::Status status);
 
+  bool Interrupted() const { return options_.interrupted && options_.interrupted->load(); }
   int64_t window() const {
     return int64_t{4} * options_.messages_in_flight * options_.inputs_per_message;
   }
@@ -172,6 +175,7 @@ BulkRun::Turn BulkRun::NextToSend(uint64_t* id, EmbedStreamRequest* request) {
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
     if (stream_ended_) return Turn::kStreamEnded;
+    if (failure_.ok() && Interrupted()) failure_ = absl::CancelledError("interrupted");
     if (!failure_.ok()) return Turn::kFailed;
     const auto now = Clock::now();
     Clock::time_point wake = Clock::time_point::max();
@@ -192,11 +196,7 @@ BulkRun::Turn BulkRun::NextToSend(uint64_t* id, EmbedStreamRequest* request) {
       continue;
     }
     if (exhausted_ && unanswered_.empty()) return Turn::kAllAnswered;
-    if (wake == Clock::time_point::max()) {
-      changed_.wait(lock);
-    } else {
-      changed_.wait_until(lock, wake);
-    }
+    changed_.wait_until(lock, std::min(wake, now + kInterruptInterval));
   }
 }
 
@@ -360,6 +360,7 @@ grpc::Status BulkRun::RunStream() {
   while (stream->Read(&answer)) {
     if (absl::Status status = Take(answer); !status.ok()) Fail(std::move(status));
     const std::lock_guard<std::mutex> lock(mutex_);
+    if (failure_.ok() && Interrupted()) failure_ = absl::CancelledError("interrupted");
     changed_.notify_all();
     if (!failure_.ok()) break;
   }
@@ -397,6 +398,7 @@ absl::StatusOr<BulkResult> BulkRun::Run() {
     }
     const int spread = std::max<int>(1, static_cast<int>(backoff.count() / 2));
     std::this_thread::sleep_for(backoff + Milliseconds(random() % spread));
+    if (Interrupted()) return absl::CancelledError("interrupted");
     backoff = std::min(backoff * 2, Milliseconds(5000));
   }
 }

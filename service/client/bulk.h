@@ -2,6 +2,7 @@
 // again when a server goes away, and handed back in the order they came.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -26,6 +27,8 @@ struct BulkOptions {
   // How long to keep trying while nothing is answered.
   std::chrono::milliseconds retry_limit{60000};
   std::chrono::milliseconds first_backoff{100};
+  // Set by anyone, a signal handler too: the run ends CANCELLED soon. May be null.
+  const std::atomic<bool>* interrupted = nullptr;
 };
 
 // What became of one document: a vector of unit length, or a rejection.

@@ -67,8 +67,8 @@ class IndexRun {
     return status;
   }
 
-  void End() {
-    if (state_.fraction >= 0) state_.fraction = 1;
+  void End(bool complete) {
+    if (complete && state_.fraction >= 0) state_.fraction = 1;
     progress_.Finish(state_);
   }
   const ProgressState& state() const { return state_; }
@@ -137,7 +137,7 @@ absl::Status IndexCommand(const Connection& connection, const IndexOptions& opti
   };
 
   auto result = EmbedInBulk(connection, bulk, next, finished);
-  run.End();
+  run.End(result.ok());
   if (!result.ok()) return result.status();
   if (absl::Status status = note_bad_lines(INT64_MAX); !status.ok()) return status;
   IndexManifest manifest{.model = result->model,

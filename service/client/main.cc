@@ -1,6 +1,7 @@
 // octavo-client: index documents, search them, embed texts, show what a server serves.
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <iostream>
@@ -63,6 +64,19 @@ std::vector<std::string> TextsOrStandardInput(const std::vector<char*>& position
   return texts;
 }
 
+std::atomic<bool> interrupted{false};
+
+// The first signal ends an index run in order, so that nothing is left behind; the second is the
+// system's own.
+void EndInOrder() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) { interrupted = true; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGHUP, &action, nullptr);
+}
+
 std::chrono::milliseconds Milliseconds(double seconds) {
   return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
 }
@@ -84,6 +98,8 @@ absl::Status RunIndex(const Connection& connection, const std::vector<char*>& po
     return absl::InvalidArgumentError(
         "--inputs_per_message and --messages_in_flight must be at least 1");
   }
+  EndInOrder();
+  options.bulk.interrupted = &interrupted;
   return IndexCommand(connection, options, std::cout, std::cerr);
 }
 

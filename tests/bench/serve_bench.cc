@@ -57,6 +57,13 @@ class ServeBench {
 };
 
 absl::Status ServeBench::Load() {
+  if (options_.query_texts.empty()) {
+    return absl::InvalidArgumentError("no file of queries: --queries, or OCTAVO_DATA");
+  }
+  if (options_.document_texts.empty() && options_.documents != "off" && !options_.find_capacity) {
+    return absl::InvalidArgumentError(
+        "no file of documents: --text, OCTAVO_DATA, or --documents=off");
+  }
   auto texts = eval::ReadTexts(options_.query_texts, "question");
   if (!texts.ok()) texts = eval::ReadTexts(options_.query_texts, "text");
   if (!texts.ok()) return texts.status();

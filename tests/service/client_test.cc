@@ -1,10 +1,12 @@
 // octavo-client's commands end to end, against a fake service in this process.
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <memory>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -223,6 +225,32 @@ TEST_F(ClientTest, GivesUpWhenNothingIsAnsweredForLong) {
   const absl::Status status = MakeIndex(WriteDocuments(100));
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   EXPECT_GT(server_.service.streams, 2);
+  ExpectNoIndex();
+}
+
+TEST_F(ClientTest, LeavesNothingBehindWhenInterrupted) {
+  std::atomic<bool> interrupted{false};
+  bulk_.interrupted = &interrupted;
+  std::thread user([&] {
+    while (server_.service.answers < 5) std::this_thread::yield();
+    interrupted = true;
+  });
+  EXPECT_EQ(MakeIndex(WriteDocuments(20000)).code(), absl::StatusCode::kCancelled);
+  user.join();
+  EXPECT_LT(server_.service.answers, 2500);
+  ExpectNoIndex();
+}
+
+TEST_F(ClientTest, StopsWaitingForASilentServerWhenInterrupted) {
+  server_.service.behaviour.silent = true;
+  std::atomic<bool> interrupted{false};
+  bulk_.interrupted = &interrupted;
+  std::thread user([&] {
+    while (server_.service.messages < 4) std::this_thread::yield();
+    interrupted = true;
+  });
+  EXPECT_EQ(MakeIndex(WriteDocuments(100)).code(), absl::StatusCode::kCancelled);
+  user.join();
   ExpectNoIndex();
 }
 

@@ -203,6 +203,7 @@ grpc::Status FakeEmbeddingService::EmbedStream(
     const int number = ++messages;
     const std::lock_guard<std::mutex> lock(mutex);
     if (behaviour.end_without_answers) break;
+    if (behaviour.silent) continue;
     const bool lost =
         number == behaviour.unavailable_after ||
         (behaviour.forever_unavailable_after >= 0 && number >= behaviour.forever_unavailable_after);

@@ -40,6 +40,7 @@ struct FakeBehaviour {
   int change_format_after = -1;        // answers
   bool answer_twice = false;
   bool end_without_answers = false;
+  bool silent = false;  // takes messages and answers none
   bool not_finite = false;
   int max_message_inputs = 1 << 20;  // larger messages are refused whole
   std::string poison;                // a text containing it fails its message with INVALID_ARGUMENT
