@@ -16,6 +16,14 @@
 namespace octavo {
 namespace {
 
+// AddressSanitizer keeps freed memory: only the other builds can tell whether resident memory
+// grows.
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool kMemoryTells = false;
+#else
+constexpr bool kMemoryTells = true;
+#endif
+
 class HostileTest : public ServerTest {
  protected:
   HostileTest() { Serve(); }
@@ -96,7 +104,9 @@ TEST_F(HostileTest, TenThousandMalformedRequests) {
         << "kind " << i % kKinds << ": " << status.error_message();
     ASSERT_NE(ReasonOf(status), "");
   }
-  EXPECT_LT(ResidentBytes() - resident, 8 << 20) << "resident memory grew";
+  if (kMemoryTells) {
+    EXPECT_LT(ResidentBytes() - resident, 8 << 20) << "resident memory grew";
+  }
   EXPECT_EQ(engine_.computed_inputs(), 0);
   ExpectStillServing();
 }
@@ -124,7 +134,9 @@ TEST_F(HostileTest, HugeRequestsAreRefusedWithoutBeingBuilt) {
               grpc::RESOURCE_EXHAUSTED);
   }
   // Several copies of the bytes are alive in both ends of the connection.
-  EXPECT_LT(PeakResident() - before, 200 << 10);
+  if (kMemoryTells) {
+    EXPECT_LT(PeakResident() - before, 200 << 10);
+  }
   ExpectStillServing();
 }
 
@@ -195,7 +207,9 @@ TEST_F(HostileTest, AThousandCancelledCallsAndStreams) {
     for (std::thread& thread : threads) thread.join();
   }
   ExpectStillServing();
-  EXPECT_LT(ResidentBytes() - resident, 16 << 20) << "resident memory grew";
+  if (kMemoryTells) {
+    EXPECT_LT(ResidentBytes() - resident, 16 << 20) << "resident memory grew";
+  }
 }
 
 }  // namespace
