@@ -10,19 +10,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "service/process_metrics.h"
+#include "tests/service/memory_tells.h"
 #include "tests/service/metric_text.h"
 #include "tests/service/server_fixture.h"
 
 namespace octavo {
 namespace {
-
-// AddressSanitizer keeps freed memory: only the other builds can tell whether resident memory
-// grows.
-#ifdef __SANITIZE_ADDRESS__
-constexpr bool kMemoryTells = false;
-#else
-constexpr bool kMemoryTells = true;
-#endif
 
 class HostileTest : public ServerTest {
  protected:
