@@ -201,7 +201,9 @@ class ServerProcessTest : public ::testing::Test {
 TEST_F(ServerProcessTest, ServesBothLanesAndCountsThemExactly) {
   Start();
   EXPECT_THAT(process_->Log(), HasSubstr("SERVING after"));
-  if (kMemoryTells) EXPECT_LT(process_->StatusKib("VmRSS"), 150 << 10);
+  if (kMemoryTells) {
+    EXPECT_LT(process_->StatusKib("VmRSS"), 150 << 10);
+  }
   RecordProperty("resident_kib", static_cast<int>(process_->StatusKib("VmRSS")));
 
   v1::EmbedResponse query, document;
@@ -313,7 +315,9 @@ TEST_F(ServerProcessTest, AGzipBombDoesNotMovePeakMemory) {
     context.set_compression_algorithm(GRPC_COMPRESS_GZIP);
     EXPECT_EQ(stub_->Embed(&context, bomb, &answer).error_code(), grpc::UNIMPLEMENTED);
   }
-  if (kMemoryTells) EXPECT_LT(process_->StatusKib("VmHWM") - before, 8 << 10);
+  if (kMemoryTells) {
+    EXPECT_LT(process_->StatusKib("VmHWM") - before, 8 << 10);
+  }
   EXPECT_TRUE(Embed(TextRequest(v1::INPUT_TYPE_QUERY, {"still here"}), &answer).ok());
 }
 
