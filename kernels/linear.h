@@ -48,7 +48,7 @@ struct LinearKernel {
   // `input` and `output` do not overlap; `residual` may equal an f32 output. Everything a row of
   // output needs is read from that row of input: results do not depend on M or on other rows.
   void (*run)(const LinearArgs& args, Stream& stream);
-  // c in |error| <= c * eps * sum|x||w| (design 9), eps of the arithmetic type.
+  // c in |error| <= c * eps * sum|x||w|, eps of the arithmetic type.
   double error_constant;
   Element arithmetic;  // f32, bf16, f16 or int8
 };

@@ -1,4 +1,4 @@
-// Every metric Octavo exports (design: "Metrics"). Families and label values are fixed when this
+// Every metric Octavo exports. Families and label values are fixed when this
 // is built or when the model is known; children are resolved once and start at 0.
 #pragma once
 

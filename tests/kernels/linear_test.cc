@@ -24,7 +24,8 @@ struct Size {
   int64_t k, n, m;
 };
 
-// Every K, N and M of design.md section 9, and K and N that fill no vector.
+// Sizes of real layers, multiples and non-multiples of every block, and K and N that fill no
+// vector.
 constexpr Size kSizes[] = {
     {1, 8, 1},       {7, 24, 3},      {33, 1000, 7},  {32, 384, 65},  {64, 24, 257},
     {96, 1000, 17},  {384, 384, 64},  {384, 2304, 2}, {384, 8, 257},  {416, 1000, 16},

@@ -19,7 +19,7 @@ using ::octavo::testing::SmallSpec;
 struct FormatCase {
   const char* format;
   double cosine_to_reference;
-  double cosine_in_any_batch;  // design.md section 5; 1 means bit-identical
+  double cosine_in_any_batch;  // 1 means bit-identical
 };
 
 class ForwardFormatTest : public ::testing::TestWithParam<FormatCase> {
