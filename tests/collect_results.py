@@ -8,6 +8,7 @@ program that left none, or failed after its tests passed, counts by what CTest s
 """
 
 import pathlib
+import re
 import sys
 import xml.etree.ElementTree as xml
 
@@ -42,9 +43,11 @@ def read_gtest(path):
         return []  # cut off: the program died while it wrote
 
 
-def last_line(case):
+def telling_line(case):
+    """What a sanitizer reports, else the last line printed."""
     lines = (case.findtext("system-out") or "").strip().splitlines()
-    return lines[-1] if lines else ""
+    reports = [line for line in lines if re.search(r"Sanitizer: |: runtime error: ", line)]
+    return (reports or lines[-1:] or [""])[0]
 
 
 def main():
@@ -56,12 +59,12 @@ def main():
         for case, outcome, reason in cases:
             row(outcome, part, f"{name}: {case}", reason)
         if status in ("notrun", "disabled"):
-            row("skipped", part, name, last_line(test) or status)
+            row("skipped", part, name, telling_line(test) or status)
         elif status == "fail":
             if not any(outcome == "failed" for _, outcome, _ in cases):
                 failure = test.find("failure")
                 reason = failure.get("message", "") if failure is not None else ""
-                row("failed", part, name, f"{reason} {last_line(test)}")
+                row("failed", part, name, f"{reason} {telling_line(test)}")
         elif not cases:
             row("passed", part, name)
 
