@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <fstream>
@@ -342,8 +343,11 @@ TEST(MappedFile, SurvivesAFileTruncatedAgainAndAgain) {
       if (truncate(path.c_str(), 4096) != 0 || truncate(path.c_str(), kSize) != 0) break;
     }
   });
+  // The writer may sleep through any number of reads, so the loop ends by what it has seen; the
+  // deadline is there for a writer that never runs.
   int opened = 0, refused = 0;
-  for (int i = 0; i < 300; ++i) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(2);
+  while ((opened + refused < 300 || refused == 0) && std::chrono::steady_clock::now() < deadline) {
     absl::StatusOr<std::unique_ptr<MappedFile>> file = MappedFile::Open(path);
     if (!file.ok()) {
       EXPECT_EQ(file.status().code(), absl::StatusCode::kDataLoss) << file.status();
