@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <iterator>
 #include <memory>
 #include <utility>
 
@@ -25,6 +26,18 @@ using Json = nlohmann::json;
 constexpr int64_t kWeightBytes = 8 << 20;
 constexpr int64_t kMostCopies = 32;
 constexpr int64_t kValidatedTokens = 7;
+
+// What follows the products of an encoder.
+constexpr std::string_view kEpilogues[] = {"bias", "residual", "gelu"};
+
+EpilogueCase MakeEpilogue(std::string_view name, const Format& format) {
+  const Element activation = format.activation.element;
+  if (name == "residual") return {.bias = true, .residual = true};
+  if (name == "gelu") {
+    return {.bias = true, .activation = Activation::kGelu, .output = activation};
+  }
+  return {.bias = true, .output = activation == Element::kF32 ? Element::kF32 : Element::kBf16};
+}
 
 absl::string_view View(std::string_view text) { return {text.data(), text.size()}; }
 
@@ -55,14 +68,18 @@ class Buffers {
     std::fill(input_.begin(), input_.end(), 0x3c);
   }
 
-  LinearArgs Args(const LinearKernel& kernel, Element activation, bool gelu) {
+  LinearArgs Args(const LinearKernel& kernel, const EpilogueCase& epilogue) {
     LinearArgs args;
     args.rows = tokens_;
     args.input = {input_.data(), shape_.k, kernel.input, scales_.data(), sums_.data()};
-    args.output = {output_.data(), shape_.n, gelu ? activation : Element::kF32,
-                   output_scales_.data(), output_sums_.data()};
+    args.output = {output_.data(), shape_.n, epilogue.output, output_scales_.data(),
+                   output_sums_.data()};
     args.epilogue.bias = bias_.data();
-    args.epilogue.activation = gelu ? Activation::kGelu : Activation::kNone;
+    args.epilogue.activation = epilogue.activation;
+    if (epilogue.residual) {  // in place, as a model adds to its hidden states
+      args.epilogue.residual = output_.data();
+      args.epilogue.residual_stride = shape_.n;
+    }
     return args;
   }
 
@@ -101,10 +118,8 @@ double Median(std::vector<double> values) {
 
 absl::Status Validate(const LinearKernel& kernel, const LinearProblem& problem,
                       const PackedWeight& weight, Stream& stream) {
-  const Element activation = problem.format().activation.element;
-  for (const EpilogueCase& epilogue :
-       {EpilogueCase{.bias = true},
-        EpilogueCase{.bias = true, .activation = Activation::kGelu, .output = activation}}) {
+  for (std::string_view name : kEpilogues) {
+    const EpilogueCase epilogue = MakeEpilogue(name, problem.format());
     const LinearOutput output = problem.Run(epilogue, &weight, kernel.run, stream);
     const std::string wrong =
         problem.Check(epilogue, output, kernel.error_constant, kernel.arithmetic);
@@ -210,13 +225,15 @@ class LinearBench {
       contenders.push_back(*std::move(contender));
     }
     for (int64_t tokens : options_.tokens) {
-      for (bool gelu : {false, true}) Compare(shape, tokens, gelu, contenders);
+      for (const std::string& epilogue : options_.epilogues) {
+        Compare(shape, tokens, epilogue, contenders);
+      }
     }
     return absl::OkStatus();
   }
 
   // Times all contenders in turns and prints a line for each but the first.
-  void Compare(const LinearShape& shape, int64_t tokens, bool gelu,
+  void Compare(const LinearShape& shape, int64_t tokens, const std::string& epilogue,
                std::vector<Contender>& contenders) {
     Buffers buffers(shape, tokens);
     for (Contender& contender : contenders) {
@@ -226,7 +243,7 @@ class LinearBench {
     for (int round = -1; round < options_.rounds; ++round) {  // the first is for warming up
       for (Contender& contender : contenders) {
         const LinearArgs args =
-            buffers.Args(*contender.kernel, contender.format->activation.element, gelu);
+            buffers.Args(*contender.kernel, MakeEpilogue(epilogue, *contender.format));
         const double seconds = TimeCall(contender, args, round < 0 ? 0.0 : options_.seconds, team_);
         if (round >= 0) contender.seconds.push_back(seconds);
       }
@@ -236,6 +253,7 @@ class LinearBench {
     for (size_t i = 1; i < contenders.size(); ++i) {
       const Contender& contender = contenders[i];
       const double seconds = Median(contender.seconds);
+      const double bytes = static_cast<double>(contender.weights[0].bytes);
       Json line = {{"bench", "linear"},
                    {"kernel", std::string(contender.kernel->name)},
                    {"format", std::string(contender.format->name)},
@@ -243,17 +261,22 @@ class LinearBench {
                    {"k", shape.k},
                    {"tokens", tokens},
                    {"threads", team_.threads()},
-                   {"epilogue", gelu ? "gelu" : "bias"},
+                   {"epilogue", epilogue},
                    {"us", seconds * 1e6},
                    {"best_us", contender.best * 1e6},
                    {"gops", flops / seconds / 1e9},
-                   {"weight_gbytes_per_second",
-                    static_cast<double>(contender.weights[0].bytes) / seconds / 1e9},
+                   {"weight_gbytes_per_second", bytes / seconds / 1e9},
                    {"ratio_to_f32", f32_seconds / seconds}};
       if (options_.peak_flops) {
         const double peak = options_.peak_flops(contender.kernel->arithmetic, team_.threads());
         line["share_of_peak"] = flops / seconds / peak;
         line["best_share_of_peak"] = flops / contender.best / peak;
+      }
+      if (options_.read_rate) {
+        const int64_t copies = static_cast<int64_t>(contender.weights.size());
+        const double rate =
+            options_.read_rate(contender.weights[0].bytes * copies, team_.threads());
+        line["share_of_read_rate"] = bytes / seconds / rate;
       }
       Print(line);
     }
@@ -298,6 +321,12 @@ absl::StatusOr<std::vector<LinearShape>> FindLinearShapes(const std::string& nam
 }
 
 absl::Status RunLinearBench(const LinearBenchOptions& options) {
+  for (const std::string& epilogue : options.epilogues) {
+    if (std::find(std::begin(kEpilogues), std::end(kEpilogues), epilogue) == std::end(kEpilogues)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown epilogue ", epilogue, "; there are bias, residual and gelu"));
+    }
+  }
   return LinearBench(options).Run();
 }
 

@@ -50,6 +50,7 @@ ABSL_FLAG(int, tokens, 0,
           "model: embeds random ids, so many a document, instead of texts; linear: 0 is 1 to 256");
 ABSL_FLAG(int, rounds, 3,
           "passes or turns, whose medians are printed; linear: at least 7, tokenizer: at least 5");
+ABSL_FLAG(std::string, epilogue, "bias,residual,gelu", "linear: which, separated by commas");
 ABSL_FLAG(bool, validate, true, "model: compares with f32 before timing");
 ABSL_FLAG(bool, worker, false,
           "model, serve: takes commands on standard input (model_bench.h, serve_bench.h)");
@@ -116,7 +117,9 @@ absl::Status Linear() {
   if (absl::GetFlag(FLAGS_tokens) > 0) options.tokens = {absl::GetFlag(FLAGS_tokens)};
   options.threads = Threads();
   options.rounds = std::max(options.rounds, absl::GetFlag(FLAGS_rounds));
+  options.epilogues = absl::StrSplit(absl::GetFlag(FLAGS_epilogue), ',', absl::SkipEmpty());
   options.peak_flops = PeakFlops;
+  options.read_rate = ReadRate;
   options.output = &std::cout;
   return RunLinearBench(options);
 }

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <chrono>
+#include <cstring>
 #include <iterator>
 #include <map>
 #include <thread>
@@ -62,6 +64,22 @@ void F32Avx2(int64_t iterations) {
   OCTAVO_LOOP(OCTAVO_ZERO_ALL, OCTAVO_TIMES_12("vfmadd231ps %%ymm12, %%ymm13, ", "%%ymm", "\n"));
 }
 
+// Loads of `bytes`, a multiple of kReadStep, and nothing else: 512 bytes an iteration.
+#define OCTAVO_READ(load, width, r)                                                            \
+  asm volatile("1:\n" load " 0*" width "(%0), " r "0\n" load " 1*" width "(%0), " r "1\n" load \
+               " 2*" width "(%0), " r "2\n" load " 3*" width "(%0), " r "3\n" load " 4*" width \
+               "(%0), " r "4\n" load " 5*" width "(%0), " r "5\n" load " 6*" width "(%0), " r  \
+               "6\n" load " 7*" width "(%0), " r                                               \
+               "7\n"                                                                           \
+               "add $8*" width ", %0\n sub $8*" width ", %1\n jnz 1b\n vzeroupper\n"           \
+               : "+r"(data), "+r"(bytes)                                                       \
+               :                                                                               \
+               : "memory", OCTAVO_CLOBBERS)
+
+void ReadAvx512(const uint8_t* data, int64_t bytes) { OCTAVO_READ("vmovups", "64", "%%zmm"); }
+void ReadAvx2(const uint8_t* data, int64_t bytes) { OCTAVO_READ("vmovups", "32", "%%ymm"); }
+
+#undef OCTAVO_READ
 #undef OCTAVO_ZERO_ALL
 #undef OCTAVO_LOOP
 #undef OCTAVO_CLOBBERS
@@ -86,6 +104,29 @@ std::vector<PeakLoop> AllLoops() { return {std::begin(kLoops), std::end(kLoops)}
 std::vector<PeakLoop> AllLoops() { return {}; }
 
 #endif
+
+constexpr int64_t kReadStep = 512;        // bytes that every read loop can do in whole iterations
+constexpr int64_t kReadBytes = 16 << 20;  // a thread reads at least so much in one timing
+using ReadLoop = void (*)(const uint8_t* data, int64_t bytes);
+
+void ReadWords(const uint8_t* data, int64_t bytes) {
+  uint64_t sums[8] = {};
+  for (int64_t i = 0; i < bytes; i += sizeof(sums)) {
+    uint64_t words[8];
+    std::memcpy(words, data + i, sizeof(words));
+    for (int j = 0; j < 8; ++j) sums[j] += words[j];
+  }
+  for (uint64_t sum : sums) asm volatile("" : : "r"(sum));
+}
+
+ReadLoop UsableReadLoop() {
+#if defined(__x86_64__)
+  const uint32_t here = cpu::DetectedInstructionSets();
+  if ((here & cpu::kAvx512) != 0) return ReadAvx512;
+  if ((here & cpu::kAvx2) != 0) return ReadAvx2;
+#endif
+  return ReadWords;
+}
 
 // Runs body(thread) on `threads` threads, released together; returns the seconds until the last has
 // finished.
@@ -142,21 +183,27 @@ double PeakFlops(Element element, int threads) {
   return peak;
 }
 
-double MeasureReadRate(int threads) {
-  constexpr size_t kWords = (size_t{256} << 20) / sizeof(uint64_t);
-  std::vector<std::vector<uint64_t>> memory(threads, std::vector<uint64_t>(kWords, 1));
+double MeasureReadRate(int64_t bytes, int threads) {
+  const int64_t share =
+      std::max((bytes / threads + kReadStep - 1) / kReadStep * kReadStep, kReadStep);
+  const int64_t passes = std::max<int64_t>(kReadBytes / share, 1);
+  std::vector<std::vector<uint8_t>> sets(threads, std::vector<uint8_t>(share, 1));
+  const ReadLoop read = UsableReadLoop();
   double best = 1e9;
-  for (int round = 0; round < 5; ++round) {
+  for (int round = 0; round < 10; ++round) {
     best = std::min(best, TimeTogether(threads, [&](int thread) {
-                      const uint64_t* words = memory[thread].data();
-                      uint64_t sums[8] = {};
-                      for (size_t i = 0; i < kWords; i += 8) {
-                        for (size_t j = 0; j < 8; ++j) sums[j] += words[i + j];
-                      }
-                      for (uint64_t sum : sums) asm volatile("" : : "r"(sum));
+                      for (int64_t i = 0; i < passes; ++i) read(sets[thread].data(), share);
                     }));
   }
-  return static_cast<double>(kWords * sizeof(uint64_t)) * threads / best;
+  return static_cast<double>(share * passes) * threads / best;
+}
+
+double ReadRate(int64_t bytes, int threads) {
+  static std::map<std::pair<uint64_t, int>, double> known;
+  const uint64_t rounded = std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(bytes, 1)));
+  double& rate = known[{rounded, threads}];
+  if (rate == 0.0) rate = MeasureReadRate(static_cast<int64_t>(rounded), threads);
+  return rate;
 }
 
 void RunPeakBench(int threads, std::ostream* output) {
@@ -171,12 +218,17 @@ void RunPeakBench(int threads, std::ostream* output) {
                      .dump()
               << std::endl;
     }
-    *output << nlohmann::json{{"bench", "peak"},
-                              {"what", "memory_read"},
-                              {"threads", count},
-                              {"gbytes_per_second", MeasureReadRate(count) / 1e9}}
-                   .dump()
-            << std::endl;
+    // From the first-level cache to memory: the last is far larger than any cache.
+    for (int64_t kilobytes : {16, 512, 4096, 32768, 1 << 20}) {
+      *output << nlohmann::json{{"bench", "peak"},
+                                {"what", "read"},
+                                {"kilobytes", kilobytes},
+                                {"threads", count},
+                                {"gbytes_per_second",
+                                 MeasureReadRate(kilobytes << 10, count) / 1e9}}
+                     .dump()
+              << std::endl;
+    }
   }
 }
 

@@ -31,10 +31,16 @@ double MeasurePeak(const PeakLoop& loop, int threads);
 // each (element, threads) and remembered. Not thread-safe.
 double PeakFlops(Element element, int threads);
 
-// Bytes a second that `threads` threads read from memory, each its own, far larger than caches.
-double MeasureReadRate(int threads);
+// Bytes a second that `threads` threads read from a set of `bytes`, shared out among them, again
+// and again: from the cache that holds it, or from memory. The best of several passes.
+double MeasureReadRate(int64_t bytes, int threads);
 
-// octavo-bench peak: a JSON line for each loop and for memory, on one thread and on `threads`.
+// The same, measured once for each power of two (`bytes` is rounded up to one) and remembered. Not
+// thread-safe.
+double ReadRate(int64_t bytes, int threads);
+
+// octavo-bench peak: a JSON line for each loop and for each size of a set that is read, on one
+// thread and on `threads`.
 void RunPeakBench(int threads, std::ostream* output);
 
 }  // namespace octavo::bench
