@@ -13,10 +13,14 @@
 #include "absl/flags/usage_config.h"
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "kernels/cpu/team.h"
 #include "tests/bench/attention_bench.h"
+#include "tests/bench/crossover_bench.h"
+#include "tests/bench/lengths_bench.h"
 #include "tests/bench/linear_bench.h"
 #include "tests/bench/model_bench.h"
 #include "tests/bench/peak.h"
@@ -26,14 +30,16 @@
 #include "tests/bench/tokenizer_bench.h"
 
 // The model and what it is fed.
-ABSL_FLAG(std::string, model, "", "model: model directory; empty: random weights of --shape");
-ABSL_FLAG(
-    std::string, shape, "",
-    "model: minilm, bert-base or bert-large, with random weights; linear: the layers of one of "
-    "them, or NxK");
+ABSL_FLAG(std::string, model, "",
+          "model, crossover, lengths: model directory; empty: random weights of --shape");
+ABSL_FLAG(std::string, shape, "",
+          "model, crossover, lengths: minilm, bert-base or bert-large, with random weights; "
+          "linear: the layers of one of "
+          "them, or NxK");
 ABSL_FLAG(std::string, format, "",
-          "formats, separated by commas; model: each measured in both lanes; linear: empty is all");
-ABSL_FLAG(std::string, document_format, "a8w8_int8", "model: format of documents");
+          "formats, separated by commas; model: each measured in both lanes; linear: empty is all; "
+          "crossover: empty is f32, bf16, a8w8_int8 and a16w4_int4");
+ABSL_FLAG(std::string, document_format, "a8w8_int8", "model, lengths: format of documents");
 ABSL_FLAG(std::string, query_format, "a16w4_int4", "model: format of queries");
 ABSL_FLAG(int, threads, 0, "CPU threads; 0: every available processor");
 ABSL_FLAG(
@@ -47,11 +53,13 @@ ABSL_FLAG(std::string, queries, "",
           "model, serve: JSON lines {question} or {text}; empty: NQ questions of OCTAVO_DATA");
 ABSL_FLAG(int, max_documents, 256, "model: documents taken from --text");
 ABSL_FLAG(int, tokens, 0,
-          "model: embeds random ids, so many a document, instead of texts; linear: 0 is 1 to 256");
+          "model: embeds random ids, so many a document, instead of texts; linear, crossover: only "
+          "so many; 0 is 1 to 256 and 1 to 1024");
+ABSL_FLAG(std::string, lengths, "16-256", "lengths: the shortest and the longest sequence");
 ABSL_FLAG(int, rounds, 3,
-          "passes or turns, whose medians are printed; linear: at least 7, tokenizer: at least 5");
+          "passes or turns, whose medians are printed; linear, lengths: at least 7, tokenizer, "
+          "crossover: at least 5");
 ABSL_FLAG(std::string, epilogue, "bias,residual,gelu", "linear: which, separated by commas");
-ABSL_FLAG(bool, validate, true, "model: compares with f32 before timing");
 ABSL_FLAG(bool, worker, false,
           "model, serve: takes commands on standard input (model_bench.h, serve_bench.h)");
 
@@ -82,7 +90,12 @@ constexpr char kUsage[] =
     "  attention  every attention row, likewise\n"
     "  tokenizer  ids a second, beside Hugging Face tokenizers\n"
     "  model      a whole encoder: documents for throughput, queries for latency\n"
+    "  crossover  every format against the number of tokens in a batch\n"
+    "  lengths    what mixed lengths cost beside equal ones\n"
     "  serve      a running server: open-loop queries beside a document stream\n";
+
+// As it was called, for results that are kept.
+std::string command_line;
 
 // A file of the evaluation data, "" where there is none.
 std::string DataFile(const std::string& flag, const char* name) {
@@ -100,6 +113,10 @@ int Threads() {
   return threads > 0 ? threads : cpu::AvailableProcessors();
 }
 
+std::vector<std::string> FormatNames() {
+  return absl::StrSplit(absl::GetFlag(FLAGS_format), ',', absl::SkipEmpty());
+}
+
 absl::Status Peak() {
   RunPeakBench(Threads(), &std::cout);
   return absl::OkStatus();
@@ -107,7 +124,7 @@ absl::Status Peak() {
 
 absl::Status Linear() {
   LinearBenchOptions options;
-  options.formats = absl::StrSplit(absl::GetFlag(FLAGS_format), ',', absl::SkipEmpty());
+  options.formats = FormatNames();
   options.kernel = absl::GetFlag(FLAGS_kernel);
   const std::string shape = absl::GetFlag(FLAGS_shape);
   absl::StatusOr<std::vector<LinearShape>> shapes =
@@ -154,32 +171,64 @@ absl::Status Tokenizer() {
              : absl::InternalError("the tokenizer bench failed; see above");
 }
 
+ModelSource Source() {
+  return {.model = absl::GetFlag(FLAGS_model),
+          .shape = absl::GetFlag(FLAGS_shape),
+          .threads = absl::GetFlag(FLAGS_threads),
+          .kernel = absl::GetFlag(FLAGS_kernel),
+          .kernel_plan = absl::GetFlag(FLAGS_kernel_plan)};
+}
+
+WorkloadOptions Load() {
+  WorkloadOptions load;
+  if (absl::GetFlag(FLAGS_tokens) > 0) {
+    load.tokens = absl::GetFlag(FLAGS_tokens);
+  } else {
+    load.documents = DocumentFile();
+    load.queries = QueryFile();
+  }
+  load.max_documents = absl::GetFlag(FLAGS_max_documents);
+  return load;
+}
+
 absl::Status Model() {
   ModelBenchOptions options;
-  options.model = absl::GetFlag(FLAGS_model);
-  options.shape = absl::GetFlag(FLAGS_shape);
-  const std::vector<std::string> formats =
-      absl::StrSplit(absl::GetFlag(FLAGS_format), ',', absl::SkipEmpty());
-  for (const std::string& format : formats) options.formats.push_back({format, format});
-  if (formats.empty()) {
+  options.source = Source();
+  options.load = Load();
+  for (const std::string& format : FormatNames()) options.formats.push_back({format, format});
+  if (options.formats.empty()) {
     options.formats.push_back(
         {absl::GetFlag(FLAGS_document_format), absl::GetFlag(FLAGS_query_format)});
   }
-  options.threads = absl::GetFlag(FLAGS_threads);
-  options.kernel = absl::GetFlag(FLAGS_kernel);
-  options.kernel_plan = absl::GetFlag(FLAGS_kernel_plan);
-  if (absl::GetFlag(FLAGS_tokens) > 0) {
-    options.tokens = absl::GetFlag(FLAGS_tokens);
-  } else {
-    options.documents = DocumentFile();
-    options.queries = QueryFile();
-  }
-  options.max_documents = absl::GetFlag(FLAGS_max_documents);
   options.rounds = absl::GetFlag(FLAGS_rounds);
-  options.validate = absl::GetFlag(FLAGS_validate);
   options.peak_flops = PeakFlops;
   options.output = &std::cout;
   return absl::GetFlag(FLAGS_worker) ? RunModelWorker(options, std::cin) : RunModelBench(options);
+}
+
+absl::Status Crossover() {
+  CrossoverBenchOptions options;
+  options.source = Source();
+  if (!FormatNames().empty()) options.formats = FormatNames();
+  if (absl::GetFlag(FLAGS_tokens) > 0) options.tokens = {absl::GetFlag(FLAGS_tokens)};
+  options.rounds = std::max(options.rounds, absl::GetFlag(FLAGS_rounds));
+  options.command = command_line;
+  options.output = &std::cout;
+  return RunCrossoverBench(options);
+}
+
+absl::Status Lengths() {
+  LengthsBenchOptions options;
+  options.source = Source();
+  options.document_format = absl::GetFlag(FLAGS_document_format);
+  const std::vector<std::string> ends = absl::StrSplit(absl::GetFlag(FLAGS_lengths), '-');
+  if (ends.size() != 2 || !absl::SimpleAtoi(ends[0], &options.shortest) ||
+      !absl::SimpleAtoi(ends[1], &options.longest)) {
+    return absl::InvalidArgumentError("--lengths is two numbers of tokens, such as 16-256");
+  }
+  options.rounds = std::max(options.rounds, absl::GetFlag(FLAGS_rounds));
+  options.output = &std::cout;
+  return RunLengthsBench(options);
 }
 
 #ifdef OCTAVO_SERVICE
@@ -209,8 +258,8 @@ struct Command {
   absl::Status (*run)();
 };
 constexpr Command kCommands[] = {
-    {"peak", Peak},           {"linear", Linear}, {"attention", Attention},
-    {"tokenizer", Tokenizer}, {"model", Model},
+    {"peak", Peak},   {"linear", Linear},       {"attention", Attention}, {"tokenizer", Tokenizer},
+    {"model", Model}, {"crossover", Crossover}, {"lengths", Lengths},
 #ifdef OCTAVO_SERVICE
     {"serve", Serve},
 #endif
@@ -233,6 +282,7 @@ int main(int argc, char** argv) {
   absl::FlagsUsageConfig usage;  // --help shows this program's flags
   usage.contains_help_flags = [](auto file) { return absl::StrContains(file, "octavo_bench"); };
   absl::SetFlagsUsageConfig(usage);
+  octavo::bench::command_line = absl::StrJoin(argv, argv + argc, " ");
   const absl::Status status = octavo::bench::Run(absl::ParseCommandLine(argc, argv));
   if (status.ok()) return 0;
   std::cerr << "octavo-bench: " << absl::StatusCodeToString(status.code()) << ": "

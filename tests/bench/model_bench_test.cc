@@ -1,0 +1,123 @@
+// The whole-model benches: what they count, and that they run and say what they promise.
+#include "tests/bench/model_bench.h"
+
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "runtime/models/models.h"
+#include "tests/bench/crossover_bench.h"
+#include "tests/bench/lengths_bench.h"
+#include "tests/bench/workload.h"
+
+namespace octavo::bench {
+namespace {
+
+using Json = nlohmann::json;
+
+std::vector<Json> Lines(const std::string& text) {
+  std::vector<Json> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(Json::parse(line));
+  return lines;
+}
+
+TEST(WorkloadTest, CountsStoredBytesOfLinearLayers) {
+  const ModelSpec spec = *NamedShape("minilm");
+  const double weights = 6 * (3.0 * 384 * 384 + 384 * 384 + 2 * 384 * 1536);
+  EXPECT_DOUBLE_EQ(LinearWeightBytes(spec, **FindFormat("f32")), 4 * weights);
+  EXPECT_DOUBLE_EQ(LinearWeightBytes(spec, **FindFormat("bf16")), 2 * weights);
+  // 4 bits, and a half-precision scale and zero point for every 32.
+  EXPECT_DOUBLE_EQ(LinearWeightBytes(spec, **FindFormat("a16w4_int4_g32z")), 5.0 / 8 * weights);
+}
+
+TEST(WorkloadTest, CountsFlopsOfLinearLayersAndAttention) {
+  const ModelSpec spec = *NamedShape("minilm");
+  const double linear = 2 * 6 * (3.0 * 384 * 384 + 384 * 384 + 2 * 384 * 1536);
+  const double attention = 4 * 6 * 384.0;  // a query and a key
+  EXPECT_DOUBLE_EQ(Flops(spec, RandomIds({5, 3}, 100, 1)), 8 * linear + (25 + 9) * attention);
+}
+
+TEST(WorkloadTest, RandomIdsAreTheSameForTheSameSeed) {
+  const TokenIds ids = RandomIds({2, 7}, 50, 3);
+  ASSERT_EQ(ids.size(), 2u);
+  EXPECT_EQ(ids[0].size(), 2u);
+  EXPECT_EQ(ids[1].size(), 7u);
+  EXPECT_EQ(ids, RandomIds({2, 7}, 50, 3));
+  EXPECT_NE(ids, RandomIds({2, 7}, 50, 4));
+}
+
+TEST(LengthsBenchTest, EqualLengthHasTheSameAttentionWorkAToken) {
+  EXPECT_EQ(EqualWorkLength({7, 7, 7}), 7);
+  EXPECT_EQ(EqualWorkLength({1, 3}), 3);  // 10 / 4, rounded
+  EXPECT_EQ(EqualWorkLength({10, 20, 30}), 23);
+}
+
+TEST(LengthsBenchTest, ReportsCost) {
+  std::ostringstream output;
+  LengthsBenchOptions options;
+  options.source = {.shape = "minilm", .threads = 1};
+  options.shortest = 2;
+  options.longest = 9;
+  options.tokens = 60;
+  options.rounds = 1;
+  options.output = &output;
+  ASSERT_TRUE(RunLengthsBench(options).ok());
+  const std::vector<Json> lines = Lines(output.str());
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_GT(lines[0]["mixed_tokens_per_second"], 0);
+  EXPECT_EQ(lines[0]["equal_length"], 6);
+  options.longest = 100'000;
+  EXPECT_EQ(RunLengthsBench(options).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(ModelBenchTest, ComparesEveryFormatToF32) {
+  std::ostringstream output;
+  ModelBenchOptions options;
+  options.source = {.shape = "minilm", .threads = 1};
+  options.load = {.max_documents = 2, .max_queries = 10, .tokens = 8};
+  options.formats = {{"a8w8_int8", "a8w8_int8"}};
+  options.rounds = 2;
+  options.output = &output;
+  ASSERT_TRUE(RunModelBench(options).ok());
+  const std::vector<Json> lines = Lines(output.str());
+  ASSERT_EQ(lines.size(), 2u);  // f32 was not asked for
+  for (const Json& line : lines) {
+    EXPECT_EQ(line["format"], "a8w8_int8");
+    EXPECT_GT(line["ratio_to_f32"], 0);
+    EXPECT_GT(line["cosine_min"], 0.9);
+  }
+  EXPECT_EQ(lines[0]["tokens"], 16);
+  EXPECT_GT(lines[0]["gops"], 0);
+  EXPECT_GT(lines[1]["weight_gbytes_per_second"], 0);
+}
+
+TEST(CrossoverBenchTest, TimesEveryFormatAtEveryNumberOfTokens) {
+  std::ostringstream output;
+  CrossoverBenchOptions options;
+  options.source = {.shape = "minilm", .threads = 1};
+  options.formats = {"f32", "a8w8_int8"};
+  options.tokens = {1, 40};
+  options.longest_sequence = 16;
+  options.rounds = 1;
+  options.seconds = 0;
+  options.command = "octavo-bench crossover";
+  options.output = &output;
+  ASSERT_TRUE(RunCrossoverBench(options).ok());
+  const std::vector<Json> lines = Lines(output.str());
+  ASSERT_EQ(lines.size(), 5u);
+  EXPECT_EQ(lines[0]["command"], "octavo-bench crossover");
+  EXPECT_EQ(lines[0]["shape"], "minilm");
+  EXPECT_EQ(lines[1]["ratio_to_f32"], 1.0);
+  EXPECT_EQ(lines[4]["format"], "a8w8_int8");
+  EXPECT_EQ(lines[4]["tokens"], 40);
+  EXPECT_FALSE(lines[4].contains("ratio_to_bf16"));
+  options.tokens = {0};
+  EXPECT_EQ(RunCrossoverBench(options).code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace octavo::bench
