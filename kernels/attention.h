@@ -5,12 +5,21 @@
 #include <string_view>
 
 #include "kernels/matrix.h"
-#include "kernels/stream.h"
 #include "quant/element.h"
 
 namespace octavo {
 
+class Stream;  // kernels/stream.h
+
 enum class Mask : uint8_t { kFull, kCausal, kWindow };
+
+// Some queries of one sequence: what a device computes side by side.
+struct AttentionTile {
+  int32_t first = 0;  // the sequence is tokens [first, first + length) of the batch
+  int32_t length = 0;
+  int32_t query_begin = 0;  // inside the sequence
+  int32_t queries = 0;      // at most the kernel's query_tile; 0: nothing to do
+};
 
 // q, k and v usually lie interleaved in one [tokens, 3 * hidden] matrix; each pointer is to its
 // own first column and all share `stride`. Element (token t, head h, i) is at
@@ -30,6 +39,9 @@ struct AttentionArgs {
   // a sequence. All keys and values of the sequences they touch are read, nothing else.
   int64_t row_begin = 0;
   int64_t row_end = 0;
+  // The same rows as tiles, for a kernel with a query_tile.
+  const AttentionTile* tiles = nullptr;
+  int64_t tile_count = 0;
   Mask mask = Mask::kFull;
   int window = 0;  // kWindow: keys within this distance either way
   // Added to scaled scores: bias[h * bias_stride + (j - i) + bias_zero], j the key and i the query
@@ -37,11 +49,16 @@ struct AttentionArgs {
   const float* relative_bias = nullptr;
   int64_t bias_stride = 0;
   int64_t bias_zero = 0;
-  // [tokens, heads * head_size]; output row t is batch row t. f32 or bf16. Not int8: a row's scale
-  // is known only when all its heads are, so what feeds an int8 product is encoded afterwards
-  // (cpu::EncodeRows).
+  // [tokens, heads * head_size]; output row t is batch row t. Never int8: a row's scale is known
+  // only when all its heads are, so what feeds an int8 product is encoded afterwards
+  // (RowOperations::encode).
   Matrix output;
 };
+
+// What CPU rows write for a product that reads `wanted`.
+inline Element BfloatOrFloat(Element wanted) {
+  return wanted == Element::kBf16 ? Element::kBf16 : Element::kF32;
+}
 
 struct AttentionKernel {
   std::string_view name;      // "attention_bf16_avx512bf16"
@@ -50,6 +67,11 @@ struct AttentionKernel {
   bool (*fits)(int head_size);
   // A row's result depends on its own sequence alone, not on row_begin, row_end or the batch.
   void (*run)(const AttentionArgs& args, Stream& stream);
+  // The output element for a product that reads `wanted`: that one, or one that RowOperations can
+  // encode to it.
+  Element (*output)(Element wanted) = BfloatOrFloat;
+  // Queries of a tile at most, if it is run by tiles.
+  int query_tile = 0;
 };
 
 }  // namespace octavo

@@ -1,5 +1,6 @@
 #include "kernels/backend.h"
 
+#include <cassert>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -38,45 +39,76 @@ absl::StatusOr<std::unique_ptr<Stream>> OpenTeam(int index, const DeviceOptions&
   return std::make_unique<cpu::Team>(threads);
 }
 
+void Norm(const NormArgs& args, Stream&) {
+  // In place: products of this backend add the residual.
+  assert(args.input.values == args.hidden.values && args.residual.values == nullptr);
+  float* hidden = static_cast<float*>(args.hidden.values);
+  if (args.encoded.values == nullptr) {
+    cpu::LayerNormRows(hidden, args.hidden.stride, args.rows, args.columns, args.gain, args.bias,
+                       args.epsilon);
+  } else {
+    cpu::LayerNormEncodeRows(hidden, args.hidden.stride, args.rows, args.columns, args.gain,
+                             args.bias, args.epsilon, args.encoded);
+  }
+}
+
 void Embed(const EmbeddingTables& tables, const int32_t* ids, const int32_t* positions,
-           int64_t rows, int64_t columns, float* hidden, Stream&) {
-  cpu::EmbedRows(tables, ids, positions, rows, columns, hidden, columns);
+           const NormArgs& norm, Stream& stream) {
+  cpu::EmbedRows(tables, ids, positions, norm.rows, norm.columns,
+                 static_cast<float*>(norm.hidden.values), norm.hidden.stride);
+  NormArgs in_place = norm;
+  in_place.input = norm.hidden;
+  Norm(in_place, stream);
 }
 
-void LayerNorm(float* x, int64_t rows, int64_t columns, const float* gain, const float* bias,
-               float epsilon, Stream&) {
-  cpu::LayerNormRows(x, columns, rows, columns, gain, bias, epsilon);
+void Encode(const EncodeArgs& args, Stream&) {
+  cpu::EncodeRows(static_cast<const float*>(args.input.values), args.input.stride, args.rows,
+                  args.columns, args.output);
 }
 
-void Encode(const float* input, int64_t rows, int64_t columns, const Matrix& output, Stream&) {
-  cpu::EncodeRows(input, columns, rows, columns, output);
-}
-
-void MeanPool(const float* hidden, const int32_t* offsets, int64_t sequences, int64_t columns,
-              float* output, Stream&) {
-  for (int64_t s = 0; s < sequences; ++s) {
-    cpu::MeanPool(hidden + offsets[s] * columns, columns, offsets[s + 1] - offsets[s], columns,
-                  output + s * columns);
+void MeanPool(const PoolArgs& args, Stream&) {
+  const float* hidden = static_cast<const float*>(args.hidden.values);
+  for (int64_t s = 0; s < args.sequences; ++s) {
+    cpu::MeanPool(hidden + args.offsets[s] * args.hidden.stride, args.hidden.stride,
+                  args.offsets[s + 1] - args.offsets[s], args.columns,
+                  args.output + s * args.columns);
   }
 }
 
-void FirstPool(const float* hidden, const int32_t* offsets, int64_t sequences, int64_t columns,
-               float* output, Stream&) {
-  for (int64_t s = 0; s < sequences; ++s) {
-    std::memcpy(output + s * columns, hidden + offsets[s] * columns, columns * sizeof(float));
+void FirstPool(const PoolArgs& args, Stream&) {
+  const float* hidden = static_cast<const float*>(args.hidden.values);
+  for (int64_t s = 0; s < args.sequences; ++s) {
+    std::memcpy(args.output + s * args.columns, hidden + args.offsets[s] * args.hidden.stride,
+                args.columns * sizeof(float));
   }
 }
 
-constexpr RowOperations kCpuRows = {Embed, LayerNorm, Encode, MeanPool, FirstPool};
+Element HiddenF32(const Format&) { return Element::kF32; }
+
+constexpr Element kOutputs[] = {Element::kF32, Element::kBf16, Element::kInt8};
+constexpr RowOperations kCpuRows = {Embed, Norm, Encode, MeanPool, FirstPool};
 
 }  // namespace
 
 std::span<const Backend> Backends() {
   // Fastest first: "auto" takes the first whose stream opens.
   static const Backend kBackends[] = {
-      {"cpu", cpu::LinearKernels, cpu::AttentionKernels, cpu::DetectedInstructionSets,
-       cpu::InstructionSetNames, kCpuRows, AllocateHost, OpenTeam,
-       /*default_document_step_us=*/1000},
+      {.name = "cpu",
+       .linear_kernels = cpu::LinearKernels,
+       .attention_kernels = cpu::AttentionKernels,
+       .instruction_sets = cpu::DetectedInstructionSets,
+       .instruction_set_names = cpu::InstructionSetNames,
+       .rows = kCpuRows,
+       .hidden = HiddenF32,
+       .product_adds_residual = true,
+       .outputs = kOutputs,
+       .allocate = AllocateHost,
+       .allocate_host = AllocateHost,
+       .open_stream = OpenTeam,
+       .default_document_step_us = 1000,
+       // A block's widest intermediate stays in a second-level cache of 1 MiB beside the weights'
+       // panels.
+       .document_unit = {.least = 16, .most = 96}},
   };
   return kBackends;
 }

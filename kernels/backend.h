@@ -39,6 +39,12 @@ struct DeviceOptions {
   int threads = 0;  // CPU: threads of a stream; 0: every available processor
 };
 
+// Rows of a document unit.
+struct UnitRows {
+  int64_t least = 0;
+  int64_t most = 0;
+};
+
 struct Backend {
   std::string_view name;  // what --device says: "cpu"
   std::span<const LinearKernel> (*linear_kernels)();
@@ -47,10 +53,21 @@ struct Backend {
   uint32_t (*instruction_sets)();
   std::string (*instruction_set_names)(uint32_t sets);
   const RowOperations& rows;
+  // The element of hidden states between layers (residuals, norms, products that feed them).
+  Element (*hidden)(const Format& format);
+  // Who adds the residual: the product's epilogue, or the norm after it.
+  bool product_adds_residual;
+  // Elements a product's output can be written in.
+  std::span<const Element> outputs;
+  // On the device that the calling thread's last opened or bound stream is on.
+  // RESOURCE_EXHAUSTED says how much was asked for and how much there is.
   absl::StatusOr<Buffer> (*allocate)(int64_t bytes);
+  // Host memory that the device copies from and to without waiting.
+  absl::StatusOr<Buffer> (*allocate_host)(int64_t bytes);
   // A stream on device `index`; UNAVAILABLE says what is missing.
   absl::StatusOr<std::unique_ptr<Stream>> (*open_stream)(int index, const DeviceOptions& options);
   int64_t default_document_step_us;
+  UnitRows document_unit;
 };
 
 std::span<const Backend> Backends();

@@ -33,6 +33,9 @@ struct LinearArgs {
   Matrix output;     // [M, N] (N / 2 if gated); f32, bf16, or int8 with scales and sums a row
   const PackedWeight* weight = nullptr;
   Epilogue epilogue;
+  // Where a device holds the number of rows, `rows` being its upper bound: rows past it need not be
+  // computed. Null: `rows` is the number.
+  const int32_t* device_rows = nullptr;
 };
 
 // One row of a backend's table. Plain data with static storage.

@@ -32,8 +32,11 @@ struct Matrix {
   void* values = nullptr;
   int64_t stride = 0;
   Element element = Element::kF32;
-  float* scales = nullptr;  // [rows]; int8: value = q * scale
+  // int8: [rows], value = q * scale. e4m3: a scale a row and 128 columns,
+  // value = q * scales[column / 128 * scale_stride + row].
+  float* scales = nullptr;
   int32_t* sums = nullptr;  // [rows]; int8: sum of a row's q, kept for kernels that shift operands
+  int64_t scale_stride = 0;
 };
 
 }  // namespace octavo

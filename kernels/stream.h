@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 
 namespace octavo {
 
@@ -22,6 +23,26 @@ class Stream {
   // whole stream as `inner`.
   virtual void ForEachBlock(
       int64_t blocks, absl::FunctionRef<void(int64_t block, int slot, Stream& inner)> body) = 0;
+
+  // Copies between the host and the device's memory, after the work before and before the work
+  // after. Host memory from Backend::allocate_host may still be read or written until the mark
+  // after it is reached; other memory is done with on return.
+  virtual void Upload(void* device, const void* host, int64_t bytes) = 0;
+  virtual void Download(void* host, const void* device, int64_t bytes) = 0;
+
+  // A place in the stream's work: Reached(mark) is true once everything before it is done, which
+  // on a CPU is at once. Marks ascend.
+  virtual uint64_t Mark() = 0;
+  virtual bool Reached(uint64_t mark) = 0;
+  // Waits for all work. UNAVAILABLE: the device failed, now or earlier; it stays so.
+  virtual absl::Status Finish() = 0;
+
+  // Calls body(task) for every task in [0, tasks), each once, spread over the host's processors:
+  // for work on the host, at load. Bodies may allocate on the device.
+  virtual void ForEachTask(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) = 0;
+
+  // Makes the calling thread the one that uses this stream.
+  virtual void Bind() {}
 };
 
 }  // namespace octavo

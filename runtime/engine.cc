@@ -9,10 +9,7 @@
 namespace octavo {
 namespace {
 
-constexpr int64_t kSmallestUnitRows = 16;
 constexpr int64_t kCalibrationRows = 64;
-// A block's widest intermediate stays in a second-level cache of 1 MiB beside the weights' panels.
-constexpr int64_t kLargestUnitRows = 96;
 // Weight of a new measurement in the moving average of the document rate.
 constexpr double kRateWeight = 0.05;
 
@@ -113,7 +110,8 @@ int64_t Engine::UnitRows(const RaggedBatch& batch) const {
   const double unit_flops =
       document_flops_per_second_ * std::chrono::duration<double>(options_.step).count();
   const double rows = unit_flops / row_flops / stream_->slots();
-  return std::clamp(static_cast<int64_t>(rows), kSmallestUnitRows, kLargestUnitRows);
+  const octavo::UnitRows limits = forward.backend().document_unit;
+  return std::clamp(static_cast<int64_t>(rows), limits.least, limits.most);
 }
 
 int64_t Engine::workspace_bytes() const {
@@ -174,7 +172,8 @@ void Engine::Begin(Batch batch, Time now) {
   lane.batch.format = &lane.forward->format();
   lane.batch.device = options_.device;
   const bool documents = lane.batch.lane == Lane::kDocument;
-  const int64_t rows = documents ? UnitRows(lane.ragged) : kLargestUnitRows;
+  const int64_t rows =
+      documents ? UnitRows(lane.ragged) : lane.forward->backend().document_unit.most;
   if (absl::Status status = lane.pass->Begin(lane.ragged, rows); !status.ok()) {
     if (observer_ != nullptr) observer_->OnDeviceError(options_.device, status);
     Fail(lane, status, now);
@@ -210,13 +209,11 @@ void Engine::RunQueries() {
 
 void Engine::Finish(LaneState& lane, Time now) {
   const int64_t hidden = lane.forward->spec().hidden;
-  lane.pooled.resize(lane.ragged.sequences() * hidden);
-  lane.pass->Pool(lane.pooled.data());
-
+  const float* pooled = lane.pass->pooled();
   BatchReport report;
   for (size_t i = 0; i < lane.batch.items.size(); ++i) {
     const Batch::Item& item = lane.batch.items[i];
-    const float* row = lane.pooled.data() + static_cast<int64_t>(i) * hidden;
+    const float* row = pooled + static_cast<int64_t>(i) * hidden;
     if (!Finite(row, hidden)) {
       ++report.nonfinite_outputs;
       lane.batch.statuses.resize(lane.batch.items.size());

@@ -54,7 +54,6 @@ class Engine {
     std::unique_ptr<ForwardPass> pass;
     Batch batch;
     RaggedBatch ragged;
-    std::vector<float> pooled;
     Duration compute{0};
   };
 

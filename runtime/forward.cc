@@ -1,7 +1,6 @@
 #include "runtime/forward.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,9 +8,11 @@
 namespace octavo {
 namespace {
 
-absl::StatusOr<Buffer> Copy(const Backend& backend, const std::vector<float>& values) {
-  absl::StatusOr<Buffer> buffer = backend.allocate(values.size() * sizeof(float));
-  if (buffer.ok()) std::memcpy(buffer->as<float>(), values.data(), values.size() * sizeof(float));
+absl::StatusOr<Buffer> Copy(const Backend& backend, const std::vector<float>& values,
+                            Stream& stream) {
+  const int64_t bytes = static_cast<int64_t>(values.size() * sizeof(float));
+  absl::StatusOr<Buffer> buffer = backend.allocate(bytes);
+  if (buffer.ok()) stream.Upload(buffer->as<void>(), values.data(), bytes);
   return buffer;
 }
 
@@ -57,7 +58,7 @@ void RaggedBatch::Clear() {
 }
 
 absl::StatusOr<std::shared_ptr<const SharedWeights>> SharedWeights::Load(
-    const Checkpoint& checkpoint, const Backend& backend) {
+    const Checkpoint& checkpoint, const Backend& backend, Stream& stream) {
   auto shared = std::make_shared<SharedWeights>();
   shared->spec = checkpoint.spec();
   const ModelSpec& spec = shared->spec;
@@ -71,7 +72,7 @@ absl::StatusOr<std::shared_ptr<const SharedWeights>> SharedWeights::Load(
       return;
     }
     values->resize(elements);
-    absl::StatusOr<Buffer> buffer = Copy(backend, *values);
+    absl::StatusOr<Buffer> buffer = Copy(backend, *values, stream);
     if (!buffer.ok()) {
       status = buffer.status();
       return;
@@ -98,6 +99,7 @@ absl::StatusOr<std::shared_ptr<const SharedWeights>> SharedWeights::Load(
     read_norm(spec.layers[l].attention_norm, &shared->layers[l].attention);
     read_norm(spec.layers[l].output_norm, &shared->layers[l].output);
   }
+  if (status.ok()) status = stream.Finish();
   if (!status.ok()) return status;
   return shared;
 }
@@ -116,6 +118,7 @@ absl::StatusOr<std::unique_ptr<Forward>> Forward::Load(const Checkpoint& checkpo
     const LinearSpec* spec;
     Linear* linear;
     LinearChoice choice;
+    std::vector<float> bias;
   };
   std::vector<Task> tasks;
   for (size_t l = 0; l < spec.layers.size(); ++l) {
@@ -129,12 +132,12 @@ absl::StatusOr<std::unique_ptr<Forward>> Forward::Load(const Checkpoint& checkpo
           std::pair(&from.down, &to.down)}) {
       absl::StatusOr<LinearChoice> choice = planner.Plan(format, linear_spec->shape);
       if (!choice.ok()) return choice.status();
-      tasks.push_back({linear_spec, linear, *std::move(choice)});
+      tasks.push_back({linear_spec, linear, *std::move(choice), {}});
     }
   }
 
   std::vector<absl::Status> results(tasks.size());
-  const auto load = [&](const Task& task) -> absl::Status {
+  const auto load = [&](Task& task) -> absl::Status {
     absl::StatusOr<std::vector<float>> weight = checkpoint.ReadWeight(*task.spec);
     if (!weight.ok()) return weight.status();
     absl::StatusOr<EncodedMatrix> encoded =
@@ -150,17 +153,21 @@ absl::StatusOr<std::unique_ptr<Forward>> Forward::Load(const Checkpoint& checkpo
     if (!task.spec->biases.empty()) {
       absl::StatusOr<std::vector<float>> bias = checkpoint.ReadBias(*task.spec);
       if (!bias.ok()) return bias.status();
-      absl::StatusOr<Buffer> buffer = Copy(backend, *bias);
-      if (!buffer.ok()) return buffer.status();
-      task.linear->bias = *std::move(buffer);
+      task.bias = *std::move(bias);
     }
     return absl::OkStatus();
   };
-  stream.ForEachBlock(tasks.size(), [&](int64_t i, int, Stream&) { results[i] = load(tasks[i]); });
+  stream.ForEachTask(tasks.size(), [&](int64_t i) { results[i] = load(tasks[i]); });
   for (size_t i = 0; i < tasks.size(); ++i) {
     if (!results[i].ok()) return results[i];
+    if (!tasks[i].bias.empty()) {
+      absl::StatusOr<Buffer> bias = Copy(backend, tasks[i].bias, stream);
+      if (!bias.ok()) return bias.status();
+      tasks[i].linear->bias = *std::move(bias);
+    }
     forward->bytes_ += tasks[i].linear->packed.bytes() + tasks[i].linear->bias.bytes();
   }
+  if (absl::Status status = stream.Finish(); !status.ok()) return status;
   return forward;
 }
 

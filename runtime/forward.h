@@ -33,10 +33,12 @@ struct RaggedBatch {
 absl::StatusOr<const AttentionKernel*> ChooseAttention(const Backend& backend, const Format& format,
                                                        int head_size, std::string_view forced);
 
-// What lanes share whatever their format: embeddings and norms, f32, and the spec. Immutable.
+// What lanes share whatever their format: embeddings and norms, f32, and the spec. Immutable once
+// the stream it was loaded on is finished.
 struct SharedWeights {
   static absl::StatusOr<std::shared_ptr<const SharedWeights>> Load(const Checkpoint& checkpoint,
-                                                                   const Backend& backend);
+                                                                   const Backend& backend,
+                                                                   Stream& stream);
   struct NormWeights {
     Buffer gain, bias;  // [hidden]
   };
@@ -54,7 +56,7 @@ struct SharedWeights {
 // The linear layers in one format, packed for the rows the plan chose. Immutable, thread-safe.
 class Forward {
  public:
-  // Quantizes with `method` and packs every linear layer; `stream`'s slots share the work.
+  // Quantizes with `method` and packs every linear layer; the host's processors share the work.
   static absl::StatusOr<std::unique_ptr<Forward>> Load(const Checkpoint& checkpoint,
                                                        std::shared_ptr<const SharedWeights> shared,
                                                        const Backend& backend, const Format& format,

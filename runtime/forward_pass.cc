@@ -9,6 +9,8 @@ namespace {
 // Below this many rows a slot, a batch runs as one block whose products the whole stream shares:
 // a block of its own would read every weight for too few rows.
 constexpr int64_t kLeastBlockRows = 32;
+// Slots hold a multiple of this many rows: a column of scales begins on a boundary of 128 bytes.
+constexpr int64_t kSlotRows = 32;
 
 int64_t ElementBytes(Element element) {
   switch (element) {
@@ -22,12 +24,20 @@ int64_t ElementBytes(Element element) {
   }
 }
 
-template <typename T>
-T* At(const Buffer& buffer, int64_t index) {
-  return buffer.as<T>() + index;
+// Values that share a scale of an encoding with scales along a row.
+constexpr int64_t kScaleColumns = 128;
+
+void* At(const Buffer& buffer, int64_t elements, Element element) {
+  return buffer.as<uint8_t>() + elements * ElementBytes(element);
 }
 
 }  // namespace
+
+ForwardPass::ForwardPass(const Forward& forward, Stream& stream)
+    : forward_(forward),
+      stream_(stream),
+      element_(forward.backend().hidden(forward.format())),
+      device_batch_(forward.backend()) {}
 
 absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Create(const Forward& forward,
                                                                  Stream& stream,
@@ -52,7 +62,7 @@ absl::Status ForwardPass::Reserve(int64_t tokens, int64_t block_rows) {
     }
   };
   if (tokens > capacity_) {
-    allocate(&hidden_, tokens * spec.hidden * sizeof(float));
+    allocate(&hidden_, tokens * spec.hidden * ElementBytes(element_));
     if (!spec.layers.empty()) {
       const int64_t n = spec.layers.front().query_key_value.shape.n;
       for (Buffer& buffer : query_key_value_) {
@@ -62,19 +72,36 @@ absl::Status ForwardPass::Reserve(int64_t tokens, int64_t block_rows) {
     capacity_ = status.ok() ? tokens : 0;
   }
   const int64_t widest = std::max(spec.hidden, spec.intermediate);
+  const int64_t scale_groups = (widest + kScaleColumns - 1) / kScaleColumns;
+  block_rows = (block_rows + kSlotRows - 1) / kSlotRows * kSlotRows;
   for (Slot& slot : slots_) {
     if (slot.rows >= block_rows) continue;
     // Widest element each may hold: the row a plan picks decides at run time.
     allocate(&slot.input, block_rows * widest * sizeof(float));
-    allocate(&slot.input_scales, block_rows * sizeof(float));
+    allocate(&slot.input_scales, block_rows * scale_groups * sizeof(float));
     allocate(&slot.input_sums, block_rows * sizeof(int32_t));
     allocate(&slot.context, block_rows * spec.heads * spec.head_size * sizeof(float));
+    if (!backend.product_adds_residual) {
+      allocate(&slot.product, block_rows * spec.hidden * ElementBytes(element_));
+    }
     allocate(&slot.up, block_rows * spec.intermediate * sizeof(float));
-    allocate(&slot.up_scales, block_rows * sizeof(float));
+    allocate(&slot.up_scales, block_rows * scale_groups * sizeof(float));
     allocate(&slot.up_sums, block_rows * sizeof(int32_t));
     slot.rows = status.ok() ? block_rows : 0;
   }
   return status;
+}
+
+absl::Status ForwardPass::ReservePooled(int64_t sequences) {
+  const int64_t bytes = sequences * forward_.spec().hidden * static_cast<int64_t>(sizeof(float));
+  if (bytes <= pooled_.bytes()) return absl::OkStatus();
+  absl::StatusOr<Buffer> device = forward_.backend().allocate(bytes);
+  if (!device.ok()) return device.status();
+  absl::StatusOr<Buffer> host = forward_.backend().allocate_host(bytes);
+  if (!host.ok()) return host.status();
+  pooled_ = *std::move(device);
+  pooled_host_ = *std::move(host);
+  return absl::OkStatus();
 }
 
 absl::Status ForwardPass::Begin(const RaggedBatch& batch, int64_t unit_rows) {
@@ -91,6 +118,12 @@ absl::Status ForwardPass::Begin(const RaggedBatch& batch, int64_t unit_rows) {
     blocks_a_unit_ = slots;
   }
   if (absl::Status status = Reserve(tokens, block_rows_); !status.ok()) return status;
+  if (absl::Status status = ReservePooled(batch.sequences()); !status.ok()) return status;
+  if (absl::Status status =
+          device_batch_.Load(batch, block_rows_, forward_.attention_.query_tile, stream_);
+      !status.ok()) {
+    return status;
+  }
   batch_ = &batch;
   stage_ = 0;
   next_row_ = 0;
@@ -111,161 +144,186 @@ void ForwardPass::RunUnit() {
       std::min(blocks_a_unit_, (tokens - next_row_ + block_rows_ - 1) / block_rows_);
   stream_.ForEachBlock(blocks, [&](int64_t block, int slot, Stream& inner) {
     const int64_t begin = next_row_ + block * block_rows_;
-    RunBlock(stage_, begin, std::min(begin + block_rows_, tokens), slots_[slot], inner);
+    RunBlock(stage_, {begin, std::min(begin + block_rows_, tokens)}, slots_[slot], inner);
   });
   next_row_ = std::min(tokens, next_row_ + blocks * block_rows_);
   if (next_row_ == tokens) {
     next_row_ = 0;
     ++stage_;
     running_ = stage_ <= static_cast<int>(forward_.layers_.size());
+    if (!running_) Pool();
   }
 }
 
-void ForwardPass::RunBlock(int stage, int64_t begin, int64_t end, Slot& slot, Stream& stream) {
+void ForwardPass::RunBlock(int stage, Rows rows, Slot& slot, Stream& stream) {
+  const bool last = stage == static_cast<int>(forward_.layers_.size());
+  const PackedLinear* next = last ? nullptr : &forward_.layers_[stage].query_key_value.packed;
+  Matrix input;
   if (stage == 0) {
-    Embed(begin, end, stream);
+    input = Embed(rows, *next, slot, stream);
   } else {
-    RunAttention(stage - 1, begin, end, slot, stream);
-    RunFeedForward(stage - 1, begin, end, slot, stream);
+    input = RunAttention(stage - 1, rows, slot, stream);
+    input = RunFeedForward(stage - 1, input, rows, next, slot, stream);
   }
-  if (stage < static_cast<int>(forward_.layers_.size())) {
-    MakeQueryKeyValue(stage, begin, end, slot, stream);
-  }
+  if (!last) MakeQueryKeyValue(stage, input, rows, stream);
 }
 
-void ForwardPass::Embed(int64_t begin, int64_t end, Stream& stream) {
+Matrix ForwardPass::Hidden(int64_t row) const {
+  const int64_t hidden = forward_.spec().hidden;
+  return {At(hidden_, row * hidden, element_), hidden, element_};
+}
+
+Matrix ForwardPass::EncodedInput(Element element, int64_t columns, const Slot& slot) const {
+  return {slot.input.as<void>(),         columns,  element, slot.input_scales.as<float>(),
+          slot.input_sums.as<int32_t>(), slot.rows};
+}
+
+NormArgs ForwardPass::MakeNorm(const SharedWeights::NormWeights& weights, Rows rows,
+                               const PackedLinear* next, Slot& slot) {
+  const ModelSpec& spec = forward_.spec();
+  NormArgs norm;
+  norm.rows = rows.count();
+  norm.columns = spec.hidden;
+  norm.gain = weights.gain.as<float>();
+  norm.bias = weights.bias.as<float>();
+  norm.epsilon = spec.norm_epsilon;
+  norm.hidden = Hidden(rows.begin);
+  if (next != nullptr && next->input(rows.count()) != element_) {
+    norm.encoded = EncodedInput(next->input(rows.count()), spec.hidden, slot);
+  }
+  return norm;
+}
+
+Matrix ForwardPass::Embed(Rows rows, const PackedLinear& next, Slot& slot, Stream& stream) {
   const SharedWeights& shared = *forward_.shared_;
-  const int64_t hidden = shared.spec.hidden;
   const EmbeddingTables tables = {shared.word.as<float>(), shared.position.as<float>(),
                                   shared.token_type.as<float>()};
-  forward_.backend_.rows.embed(tables, batch_->ids.data() + begin, batch_->positions.data() + begin,
-                               end - begin, hidden, At<float>(hidden_, begin * hidden), stream);
-  Norm(shared.embedding_norm, begin, end, stream);
+  const NormArgs norm = MakeNorm(shared.embedding_norm, rows, &next, slot);
+  forward_.backend_.rows.embed(tables, device_batch_.ids() + rows.begin,
+                               device_batch_.positions() + rows.begin, norm, stream);
+  return norm.encoded.values != nullptr ? norm.encoded : norm.hidden;
 }
 
-void ForwardPass::Norm(const SharedWeights::NormWeights& weights, int64_t begin, int64_t end,
-                       Stream& stream) {
-  const ModelSpec& spec = forward_.spec();
-  forward_.backend_.rows.layer_norm(At<float>(hidden_, begin * spec.hidden), end - begin,
-                                    spec.hidden, weights.gain.as<float>(), weights.bias.as<float>(),
-                                    spec.norm_epsilon, stream);
-}
-
-Matrix ForwardPass::Encode(const PackedLinear& linear, const float* input, int64_t rows,
-                           int64_t columns, Slot& slot, Stream& stream) {
-  const Element element = linear.input(rows);
-  if (element == Element::kF32) {
-    return {const_cast<float*>(input), columns, Element::kF32};
+Matrix ForwardPass::AddAndNorm(const Forward::Linear& linear, const Matrix& input,
+                               const SharedWeights::NormWeights& weights, Rows rows,
+                               const PackedLinear* next, Slot& slot, Stream& stream) {
+  NormArgs norm = MakeNorm(weights, rows, next, slot);
+  LinearArgs args;
+  args.rows = rows.count();
+  args.input = input;
+  args.epilogue.bias = linear.bias.as<float>();
+  if (forward_.backend_.product_adds_residual) {
+    args.output = norm.hidden;
+    args.epilogue.residual = static_cast<const float*>(norm.hidden.values);
+    args.epilogue.residual_stride = norm.hidden.stride;
+  } else {
+    args.output = {slot.product.as<void>(), norm.columns, element_};
+    norm.residual = norm.hidden;
   }
-  const Matrix encoded = {slot.input.as<void>(), columns, element, slot.input_scales.as<float>(),
-                          slot.input_sums.as<int32_t>()};
-  forward_.backend_.rows.encode(input, rows, columns, encoded, stream);
-  return encoded;
+  linear.packed.Run(args, stream);
+  norm.input = args.output;
+  forward_.backend_.rows.norm(norm, stream);
+  return norm.encoded.values != nullptr ? norm.encoded : norm.hidden;
 }
 
-void ForwardPass::MakeQueryKeyValue(int layer, int64_t begin, int64_t end, Slot& slot,
-                                    Stream& stream) {
-  const ModelSpec& spec = forward_.spec();
+void ForwardPass::MakeQueryKeyValue(int layer, const Matrix& input, Rows rows, Stream& stream) {
   const Forward::Linear& linear = forward_.layers_[layer].query_key_value;
   const Element element = forward_.attention_.input;
-  const int64_t n = spec.layers[layer].query_key_value.shape.n;
+  const int64_t n = linear.packed.shape().n;
   LinearArgs args;
-  args.rows = end - begin;
-  args.input = Encode(linear.packed, At<float>(hidden_, begin * spec.hidden), args.rows,
-                      spec.hidden, slot, stream);
-  args.output = {At<uint8_t>(query_key_value_[layer % 2], begin * n * ElementBytes(element)), n,
-                 element};
+  args.rows = rows.count();
+  args.input = input;
+  args.output = {At(query_key_value_[layer % 2], rows.begin * n, element), n, element};
   args.epilogue.bias = linear.bias.as<float>();
   linear.packed.Run(args, stream);
 }
 
-void ForwardPass::RunAttention(int layer, int64_t begin, int64_t end, Slot& slot, Stream& stream) {
+Matrix ForwardPass::RunAttention(int layer, Rows rows, Slot& slot, Stream& stream) {
   const ModelSpec& spec = forward_.spec();
   const Forward::Layer& weights = forward_.layers_[layer];
-  const int64_t rows = end - begin;
+  const AttentionKernel& kernel = forward_.attention_;
   const int64_t width = static_cast<int64_t>(spec.heads) * spec.head_size;
   const int64_t key_width = static_cast<int64_t>(spec.key_value_heads) * spec.head_size;
-  const int64_t element_bytes = ElementBytes(forward_.attention_.input);
-  const Element wanted = weights.attention_output.packed.input(rows);
-  const Element produced = wanted == Element::kBf16 ? Element::kBf16 : Element::kF32;
+  const Element wanted = weights.attention_output.packed.input(rows.count());
+  const Element produced = kernel.output(wanted);
 
   AttentionArgs attention;
-  uint8_t* base = query_key_value_[layer % 2].as<uint8_t>();
-  attention.q = base;
-  attention.k = base + width * element_bytes;
-  attention.v = base + (width + key_width) * element_bytes;
+  const Buffer& query_key_value = query_key_value_[layer % 2];
+  attention.q = At(query_key_value, 0, kernel.input);
+  attention.k = At(query_key_value, width, kernel.input);
+  attention.v = At(query_key_value, width + key_width, kernel.input);
   attention.stride = width + 2 * key_width;
   attention.heads = spec.heads;
   attention.key_value_heads = spec.key_value_heads;
   attention.head_size = spec.head_size;
   attention.scale = 1.0f / std::sqrt(static_cast<float>(spec.head_size));
-  attention.offsets = batch_->offsets.data();
+  attention.offsets = device_batch_.offsets();
   attention.sequences = batch_->sequences();
-  attention.row_begin = begin;
-  attention.row_end = end;
+  attention.row_begin = rows.begin;
+  attention.row_end = rows.end;
+  const std::span<const AttentionTile> tiles = device_batch_.tiles(rows.begin);
+  attention.tiles = tiles.data();
+  attention.tile_count = std::ssize(tiles);
   attention.mask = weights.mask;
   attention.window = weights.window;
   // Output rows count from the batch's first row; the slot holds only this block's.
-  attention.output = {slot.context.as<uint8_t>() - begin * width * ElementBytes(produced), width,
-                      produced};
-  forward_.attention_.run(attention, stream);
+  attention.output = {slot.context.as<uint8_t>() - rows.begin * width * ElementBytes(produced),
+                      width, produced};
+  kernel.run(attention, stream);
 
-  const Forward::Linear& linear = weights.attention_output;
-  LinearArgs args;
-  args.rows = rows;
-  args.input = produced == wanted
-                   ? Matrix{slot.context.as<void>(), width, produced}
-                   : Encode(linear.packed, slot.context.as<float>(), rows, width, slot, stream);
-  float* hidden = At<float>(hidden_, begin * spec.hidden);
-  args.output = {hidden, spec.hidden, Element::kF32};
-  args.epilogue.bias = linear.bias.as<float>();
-  args.epilogue.residual = hidden;
-  args.epilogue.residual_stride = spec.hidden;
-  linear.packed.Run(args, stream);
-  Norm(forward_.shared_->layers[layer].attention, begin, end, stream);
+  Matrix input = {slot.context.as<void>(), width, produced};
+  if (produced != wanted) {
+    const EncodeArgs encode = {.rows = rows.count(),
+                               .columns = width,
+                               .input = input,
+                               .output = EncodedInput(wanted, width, slot)};
+    forward_.backend_.rows.encode(encode, stream);
+    input = encode.output;
+  }
+  return AddAndNorm(weights.attention_output, input, forward_.shared_->layers[layer].attention,
+                    rows, &weights.up.packed, slot, stream);
 }
 
-void ForwardPass::RunFeedForward(int layer, int64_t begin, int64_t end, Slot& slot,
-                                 Stream& stream) {
+Matrix ForwardPass::RunFeedForward(int layer, const Matrix& input, Rows rows,
+                                   const PackedLinear* next, Slot& slot, Stream& stream) {
   const ModelSpec& spec = forward_.spec();
   const Forward::Layer& weights = forward_.layers_[layer];
-  const int64_t rows = end - begin;
-  float* hidden = At<float>(hidden_, begin * spec.hidden);
-
   LinearArgs up;
-  up.rows = rows;
-  up.input = Encode(weights.up.packed, hidden, rows, spec.hidden, slot, stream);
+  up.rows = rows.count();
+  up.input = input;
   // The next product's activation encoding is made in this one's epilogue.
-  up.output = {slot.up.as<void>(), spec.intermediate, weights.down.packed.input(rows),
-               slot.up_scales.as<float>(), slot.up_sums.as<int32_t>()};
+  up.output = {slot.up.as<void>(),
+               spec.intermediate,
+               weights.down.packed.input(rows.count()),
+               slot.up_scales.as<float>(),
+               slot.up_sums.as<int32_t>(),
+               slot.rows};
   up.epilogue.bias = weights.up.bias.as<float>();
   up.epilogue.activation = spec.activation;
   weights.up.packed.Run(up, stream);
-
-  LinearArgs down;
-  down.rows = rows;
-  down.input = up.output;
-  down.output = {hidden, spec.hidden, Element::kF32};
-  down.epilogue.bias = weights.down.bias.as<float>();
-  down.epilogue.residual = hidden;
-  down.epilogue.residual_stride = spec.hidden;
-  weights.down.packed.Run(down, stream);
-  Norm(forward_.shared_->layers[layer].output, begin, end, stream);
+  return AddAndNorm(weights.down, up.output, forward_.shared_->layers[layer].output, rows, next,
+                    slot, stream);
 }
 
-void ForwardPass::Pool(float* output) {
+void ForwardPass::Pool() {
   const ModelSpec& spec = forward_.spec();
   const RowOperations& rows = forward_.backend_.rows;
-  const auto pool = spec.pooling == Pooling::kMean ? rows.mean_pool : rows.first_pool;
-  pool(hidden_.as<float>(), batch_->offsets.data(), batch_->sequences(), spec.hidden, output,
-       stream_);
+  const PoolArgs args = {.hidden = Hidden(0),
+                         .offsets = device_batch_.offsets(),
+                         .sequences = batch_->sequences(),
+                         .columns = spec.hidden,
+                         .output = pooled_.as<float>()};
+  (spec.pooling == Pooling::kMean ? rows.mean_pool : rows.first_pool)(args, stream_);
+  stream_.Download(pooled_host_.as<void>(), pooled_.as<void>(),
+                   args.sequences * args.columns * static_cast<int64_t>(sizeof(float)));
 }
 
 int64_t ForwardPass::bytes() const {
-  int64_t bytes = hidden_.bytes() + query_key_value_[0].bytes() + query_key_value_[1].bytes();
+  int64_t bytes = hidden_.bytes() + query_key_value_[0].bytes() + query_key_value_[1].bytes() +
+                  pooled_.bytes() + device_batch_.bytes();
   for (const Slot& slot : slots_) {
     for (const Buffer* buffer : {&slot.input, &slot.input_scales, &slot.input_sums, &slot.context,
-                                 &slot.up, &slot.up_scales, &slot.up_sums}) {
+                                 &slot.product, &slot.up, &slot.up_scales, &slot.up_sums}) {
       bytes += buffer->bytes();
     }
   }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "runtime/device_batch.h"
 #include "runtime/forward.h"
 
 namespace octavo {
@@ -31,10 +32,11 @@ class ForwardPass {
   bool running() const { return running_; }
   // Flops of the next unit, for sizing units by measured rates.
   double NextUnitFlops() const;
-  // Runs the next unit; running() is false after the last.
+  // Submits the next unit; running() is false after the last, which pools the batch too.
   void RunUnit();
-  // Pools the finished batch into [sequences, hidden], not normalized.
-  void Pool(float* output);
+  // The batch pooled, [sequences, hidden], not normalized, f32: once the stream has done the last
+  // unit's work, until the next Begin.
+  const float* pooled() const { return pooled_host_.as<float>(); }
 
   int64_t bytes() const;
 
@@ -42,26 +44,44 @@ class ForwardPass {
   struct Slot {                              // scratch of one block at a time
     Buffer input, input_scales, input_sums;  // encoded activations, widest layer
     Buffer context;                          // attention output [rows, hidden]
+    Buffer product;                          // [rows, hidden], where a norm adds the residual
     Buffer up, up_scales, up_sums;           // [rows, intermediate], as `down` reads it
     int64_t rows = 0;
   };
+  struct Rows {
+    int64_t begin = 0, end = 0;
+    int64_t count() const { return end - begin; }
+  };
 
-  ForwardPass(const Forward& forward, Stream& stream) : forward_(forward), stream_(stream) {}
+  ForwardPass(const Forward& forward, Stream& stream);
   absl::Status Reserve(int64_t tokens, int64_t block_rows);
-  void RunBlock(int stage, int64_t begin, int64_t end, Slot& slot, Stream& stream);
-  void Embed(int64_t begin, int64_t end, Stream& stream);
-  void MakeQueryKeyValue(int layer, int64_t begin, int64_t end, Slot& slot, Stream& stream);
-  void RunAttention(int layer, int64_t begin, int64_t end, Slot& slot, Stream& stream);
-  void RunFeedForward(int layer, int64_t begin, int64_t end, Slot& slot, Stream& stream);
-  void Norm(const SharedWeights::NormWeights& weights, int64_t begin, int64_t end, Stream& stream);
-  Matrix Encode(const PackedLinear& linear, const float* input, int64_t rows, int64_t columns,
-                Slot& slot, Stream& stream);
+  absl::Status ReservePooled(int64_t sequences);
+  void RunBlock(int stage, Rows rows, Slot& slot, Stream& stream);
+  // These return what the next product reads, encoded by the norm before it.
+  Matrix Embed(Rows rows, const PackedLinear& next, Slot& slot, Stream& stream);
+  Matrix RunAttention(int layer, Rows rows, Slot& slot, Stream& stream);
+  Matrix RunFeedForward(int layer, const Matrix& input, Rows rows, const PackedLinear* next,
+                        Slot& slot, Stream& stream);
+  void MakeQueryKeyValue(int layer, const Matrix& input, Rows rows, Stream& stream);
+  // hidden = norm(linear(input) + hidden).
+  Matrix AddAndNorm(const Forward::Linear& linear, const Matrix& input,
+                    const SharedWeights::NormWeights& weights, Rows rows, const PackedLinear* next,
+                    Slot& slot, Stream& stream);
+  NormArgs MakeNorm(const SharedWeights::NormWeights& weights, Rows rows, const PackedLinear* next,
+                    Slot& slot);
+  void Pool();
+
+  Matrix Hidden(int64_t row) const;
+  Matrix EncodedInput(Element element, int64_t columns, const Slot& slot) const;
 
   const Forward& forward_;
   Stream& stream_;
+  const Element element_;  // of hidden states
   const RaggedBatch* batch_ = nullptr;
-  Buffer hidden_;              // f32 [tokens, hidden], the residual stream
-  Buffer query_key_value_[2];  // [tokens, n], even and odd layers
+  DeviceBatch device_batch_;
+  Buffer hidden_;                // [tokens, hidden], the residual stream
+  Buffer query_key_value_[2];    // [tokens, n], even and odd layers
+  Buffer pooled_, pooled_host_;  // f32 [sequences, hidden]
   std::vector<Slot> slots_;
   int64_t capacity_ = 0;    // tokens
   int64_t block_rows_ = 0;  // rows of a block in this batch

@@ -152,7 +152,7 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoin
   state->info.devices = {std::string((*backend)->name)};
 
   absl::StatusOr<std::shared_ptr<const SharedWeights>> shared =
-      SharedWeights::Load(*checkpoint, **backend);
+      SharedWeights::Load(*checkpoint, **backend, **stream);
   if (!shared.ok()) return shared.status();
   state->shared = *shared;
   LinearPlanner planner(**backend, **stream, {.forced_kernels = options.kernel});

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstring>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -26,6 +27,19 @@ class Team final : public Stream {
   int slots() const override { return threads_; }
   void ForEachBlock(int64_t blocks,
                     absl::FunctionRef<void(int64_t block, int slot, Stream& inner)> body) override;
+
+  void Upload(void* device, const void* host, int64_t bytes) override {
+    std::memcpy(device, host, bytes);
+  }
+  void Download(void* host, const void* device, int64_t bytes) override {
+    std::memcpy(host, device, bytes);
+  }
+  void ForEachTask(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) override {
+    Run(tasks, [&](int64_t task, int) { body(task); });
+  }
+  uint64_t Mark() override { return 0; }
+  bool Reached(uint64_t) override { return true; }
+  absl::Status Finish() override { return absl::OkStatus(); }
 
   // Calls body(task, thread) for every task in [0, tasks), each once, on some thread of the team
   // in [0, threads()), the caller being thread 0; returns when all are done. Tasks are taken in

@@ -68,9 +68,14 @@ const Backend& Fake() {
                                .instruction_sets = Sets,
                                .instruction_set_names = cpu::InstructionSetNames,
                                .rows = Backends().front().rows,
+                               .hidden = nullptr,
+                               .product_adds_residual = true,
+                               .outputs = {},
                                .allocate = nullptr,
+                               .allocate_host = nullptr,
                                .open_stream = nullptr,
-                               .default_document_step_us = 0};
+                               .default_document_step_us = 0,
+                               .document_unit = {}};
   return fake;
 }
 

@@ -47,7 +47,7 @@ class EngineTest : public ::testing::Test {
   void SetUp() override {
     const Backend& backend = **FindBackend("cpu");
     stream_ = *backend.open_stream(0, DeviceOptions{.threads = 2});
-    shared_ = *SharedWeights::Load(*checkpoint_, backend);
+    shared_ = *SharedWeights::Load(*checkpoint_, backend, *stream_);
     LinearPlanner planner(backend, *stream_, {});
     forward_ = *Forward::Load(
         *checkpoint_, shared_, backend, **FindFormat("f32"), Method::kRoundToNearest,

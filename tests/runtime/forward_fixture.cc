@@ -114,11 +114,11 @@ std::vector<std::vector<float>> LoadedModel::Embed(
   EXPECT_TRUE(pass->Begin(batch, unit_rows).ok());
   while (pass->running()) pass->RunUnit();
   const int64_t hidden = forward->spec().hidden;
-  std::vector<float> pooled(batch.sequences() * hidden);
-  pass->Pool(pooled.data());
+  EXPECT_TRUE(stream->Finish().ok());
+  const float* pooled = pass->pooled();
   std::vector<std::vector<float>> rows;
   for (int64_t s = 0; s < batch.sequences(); ++s) {
-    rows.emplace_back(pooled.begin() + s * hidden, pooled.begin() + (s + 1) * hidden);
+    rows.emplace_back(pooled + s * hidden, pooled + (s + 1) * hidden);
   }
   return rows;
 }
@@ -131,8 +131,8 @@ LoadedModel Load(const Checkpoint& checkpoint, const std::string& format, int th
   const Format& chosen = **FindFormat(format);
   LinearPlanner planner(backend, *model.stream, {.forced_kernels = forced_kernels});
   const bool float_zero = chosen.weight.zero == Zero::kF16 || chosen.weight.zero == Zero::kF32;
-  auto forward = Forward::Load(checkpoint, *SharedWeights::Load(checkpoint, backend), backend,
-                               chosen, float_zero ? Method::kHqq : Method::kRoundToNearest,
+  auto forward = Forward::Load(checkpoint, *SharedWeights::Load(checkpoint, backend, *model.stream),
+                               backend, chosen, float_zero ? Method::kHqq : Method::kRoundToNearest,
                                **ChooseAttention(backend, chosen, checkpoint.spec().head_size, ""),
                                planner, *model.stream);
   EXPECT_TRUE(forward.ok()) << forward.status();

@@ -1,0 +1,48 @@
+// A ragged batch where kernels read it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/attention.h"
+#include "kernels/backend.h"
+#include "runtime/forward.h"
+
+namespace octavo {
+
+// One piece of device memory with a batch's ids, positions, offsets and attention tiles, filled by
+// one copy. Reused from batch to batch; one thread at a time.
+class DeviceBatch {
+ public:
+  explicit DeviceBatch(const Backend& backend) : backend_(backend) {}
+
+  // Copies `batch`, which runs in blocks of `block_rows` rows, and cuts each block's queries into
+  // tiles of `query_tile` (0: no tiles). The copy before must be done. RESOURCE_EXHAUSTED.
+  absl::Status Load(const RaggedBatch& batch, int64_t block_rows, int query_tile, Stream& stream);
+
+  const int32_t* ids() const { return At<int32_t>(ids_); }
+  const int32_t* positions() const { return At<int32_t>(positions_); }
+  const int32_t* offsets() const { return At<int32_t>(offsets_); }
+  // Tiles of the block that begins at row `begin`, longest sequences first, in device memory.
+  std::span<const AttentionTile> tiles(int64_t begin) const;
+
+  int64_t bytes() const { return device_.bytes(); }
+
+ private:
+  template <typename T>
+  const T* At(int64_t offset) const {
+    return reinterpret_cast<const T*>(device_.as<uint8_t>() + offset);
+  }
+  void CutTiles(const RaggedBatch& batch, int query_tile);
+
+  const Backend& backend_;
+  Buffer device_, host_;
+  int64_t ids_ = 0, positions_ = 0, offsets_ = 0, tiles_ = 0;  // bytes from the beginning
+  int64_t block_rows_ = 1;
+  std::vector<AttentionTile> cut_;
+  std::vector<int64_t> block_tiles_;  // [blocks + 1], cumulative
+};
+
+}  // namespace octavo
