@@ -13,8 +13,8 @@ namespace {
 constexpr int64_t kInputBytes = 256 << 10;
 // Rows of an f32 block that waits to be encoded: 48 x 1536 floats are 288 KiB.
 constexpr int64_t kEncodedRows = 48;
-// Fewer rows a block than this reread weight panels too often; columns are split instead.
-constexpr int64_t kFewestRows = 12;
+// Fewer rows a thread than this would each read all weights for too little; columns are split.
+constexpr int64_t kFewestRows = 32;
 
 int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -43,12 +43,13 @@ Split SplitProduct(const BlockKernel& kernel, const LinearArgs& args, int thread
   if (args.output.element != Element::kInt8) {
     limit = std::max(limit, kInputBytes / (shape.k * ElementBytes(args.input.element)));
   }
-  if (threads > 1) {
+  if (threads > 1 && args.rows >= kFewestRows * threads) {
     limit = std::min(limit, std::max(kFewestRows, CeilDivide(args.rows, 2 * threads)));
   }
   Split split;
   split.rows = CeilDivide(args.rows, CeilDivide(args.rows, limit));
-  split.rows = CeilDivide(split.rows, kernel.row_step) * kernel.row_step;
+  // Whole tiles, where that is not at the price of equal shares.
+  if (threads == 1) split.rows = CeilDivide(split.rows, kernel.row_step) * kernel.row_step;
   split.row_blocks = CeilDivide(args.rows, split.rows);
   split.columns = shape.n;
   if (threads > 1 && split.row_blocks < threads) {
