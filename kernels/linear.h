@@ -53,7 +53,7 @@ struct LinearKernel {
   void (*run)(const LinearArgs& args, Stream& stream);
   // c in |error| <= c * eps * sum|x||w|, eps of the arithmetic type.
   double error_constant;
-  Element arithmetic;  // f32, bf16, f16 or int8
+  Element arithmetic;  // f32, bf16, f16, int16 or int8
 };
 
 }  // namespace octavo

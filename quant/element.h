@@ -10,6 +10,7 @@ enum class Element : uint8_t {
   kF16,
   kBf16,
   kInt8,
+  kInt16,  // of arithmetic alone: no format stores it
   kE4m3,
   kInt4,
   kE2m1,

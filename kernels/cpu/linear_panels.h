@@ -65,5 +65,6 @@ extern const BlockKernel kLinearA16W4Int4Portable;
 extern const BlockKernel kLinearA16W4Int4Avx2;
 extern const BlockKernel kLinearA16W4Int4Avx512;
 extern const BlockKernel kLinearA16W4Int4Avx512Bf16;
+extern const BlockKernel kLinearA16W4Int4Avx512Vnni;
 
 }  // namespace octavo::cpu

@@ -1,4 +1,7 @@
-// Every linear kernel of the CPU backend, fastest first within a format.
+// Every linear kernel of the CPU backend, fastest first within a format and arithmetic. The first
+// row of a format names its arithmetic; another's must be clearly faster to be chosen instead,
+// once, at load (plan.h): int16 and f32 are on Intel's processors, where vdpbf16ps takes two
+// cycles.
 //
 // error_constant: a product of K terms is summed in f32 one by one. Random terms err by less than
 // 32 eps(f32) sum|x||w| for K up to 4096; equal terms, which may all round the same way, by up to
@@ -22,6 +25,10 @@ void Run(const LinearArgs& args, Stream& stream) {
 
 constexpr double kF32Error = 512.0;
 constexpr double kBf16Error = 1.0 / 256;
+// Exact where a group's activations lie within 2^7 of one another. An outlier beyond that rounds
+// the others of its group to multiples of 2^-14 of itself: 127 of them, at random, err by sqrt(127)
+// of these between them.
+constexpr double kInt16Error = 16.0;
 // Sums are exact; four roundings to f32 follow.
 constexpr double kInt8Error = 2.0;
 
@@ -63,6 +70,9 @@ constexpr std::array kLinearKernels = {
     LinearKernel{"a16w4_int4_bf16_avx512bf16", AcceptsA16W4Int4, kAvx512 | kAvx512Bf16,
                  kPackingInt4, Element::kBf16, FitsAnyShape, PackA16W4Int4,
                  Run<kLinearA16W4Int4Avx512Bf16>, kBf16Error, Element::kBf16},
+    LinearKernel{"a16w4_int4_int16_avx512vnni", AcceptsA16W4Int4, kAvx512 | kAvx512Vnni,
+                 kPackingInt4, Element::kBf16, FitsAnyShape, PackA16W4Int4,
+                 Run<kLinearA16W4Int4Avx512Vnni>, kInt16Error, Element::kInt16},
     LinearKernel{"a16w4_int4_f32_avx512", AcceptsA16W4Int4, kAvx512, kPackingInt4, Element::kBf16,
                  FitsAnyShape, PackA16W4Int4, Run<kLinearA16W4Int4Avx512>, kF32Error,
                  Element::kF32},

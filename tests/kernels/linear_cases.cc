@@ -36,6 +36,8 @@ double Epsilon(Element arithmetic) {
       return 0x1p-7;
     case Element::kF16:
       return 0x1p-10;
+    case Element::kInt16:
+      return 0x1p-15;
     default:  // f32, and int8, whose sums are exact and scaled in f32
       return kF32Epsilon;
   }
