@@ -1,28 +1,24 @@
 #include "kernels/plan.h"
 
 #include <algorithm>
-#include <chrono>
-#include <random>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "kernels/plan_timing.h"
 
 namespace octavo {
 namespace {
 
 constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
-// Tokens at which rows are timed; each stands for the counts above the one before it, the last for
-// all above.
-constexpr int64_t kTimedTokens[] = {1, 2, 4, 8, 16, 32, 64, 128};
-constexpr int kTimedCounts = std::size(kTimedTokens);
-// Weights of a timed shape: larger ones are timed on fewer output channels.
-constexpr int64_t kTimedWeights = 384 << 10;
-// What lies between two uses of a weight in a model, at small counts: more than a second-level
-// cache.
-constexpr int64_t kEvictedBytes = 2 << 20;
-constexpr int64_t kColdTokens = 16;
+// Another arithmetic than the first row's must be so many times as fast, over the counts of tokens
+// below: far beyond the noise of a timing, so that each start of a machine chooses the same.
+constexpr double kClearlyFaster = 1.25;
+constexpr int kArithmeticCounts[] = {0, 3, 6};  // of kTimedTokens: 1, 8 and 64
+// One format is as fast as another when it takes at most so much of its time.
+constexpr double kAsFast = 1.03;
 // A second layout of every weight must save this share of some count's time.
 constexpr double kWorthALayout = 0.10;
 
@@ -35,70 +31,6 @@ std::vector<std::string> ForcedNames(const std::string& list) {
 bool SameLayoutAndArithmetic(const LinearKernel& a, const LinearKernel& b) {
   return a.packing == b.packing && a.input == b.input && a.arithmetic == b.arithmetic;
 }
-
-// A weight of format and shape with arbitrary codes: enough to time.
-EncodedMatrix TimedWeight(const Format& format, const LinearShape& shape) {
-  EncodedMatrix weight;
-  weight.encoding = format.weight;
-  weight.rows = shape.n;
-  weight.columns = shape.k;
-  weight.values.resize(weight.row_bytes() * shape.n);
-  // Bytes up to 0x3f: finite and not denormal as f32, f16 or bf16 too.
-  std::minstd_rand random(1);
-  for (uint8_t& byte : weight.values) byte = (random() >> 8 & 0x3f) | 0x20;
-  if (format.weight.scale != ScaleElement::kNone) {
-    weight.scales.assign(shape.n * weight.groups(), 1.0f / 1024);
-  }
-  if (format.weight.zero != Zero::kNone) weight.zeros.assign(weight.scales.size(), 8.0f);
-  return weight;
-}
-
-// Inputs and outputs for timing every row of one shape.
-class TimedCall {
- public:
-  explicit TimedCall(const LinearShape& shape)
-      : shape_(shape),
-        input_(kTimedTokens[kTimedCounts - 1] * shape.k * sizeof(float), 0x3c),
-        output_(kTimedTokens[kTimedCounts - 1] * shape.n),
-        scales_(kTimedTokens[kTimedCounts - 1], 1.0f / 1024),
-        sums_(kTimedTokens[kTimedCounts - 1], 0x3c * static_cast<int32_t>(shape.k)) {}
-
-  // Seconds a call of `kernel` takes: the best of three, weights cold at small counts. One that
-  // takes far more than `seconds_to_beat` is not run again.
-  double Time(const LinearKernel& kernel, const PackedWeight& weight, int64_t tokens,
-              double seconds_to_beat, Stream& stream) {
-    LinearArgs args;
-    args.rows = tokens;
-    args.input = {input_.data(), shape_.k, kernel.input, scales_.data(), sums_.data()};
-    args.output = {output_.data(), shape_.n, Element::kF32};
-    args.weight = &weight;
-    double best = 1e9;
-    for (int round = 0; round < 3 && (round == 0 || best < 2 * seconds_to_beat); ++round) {
-      if (tokens <= kColdTokens) EvictCaches();
-      const auto start = std::chrono::steady_clock::now();
-      kernel.run(args, stream);
-      const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-      best = std::min(best, taken.count());
-    }
-    return best;
-  }
-
- private:
-  // Reads memory that pushes weights out of the second-level cache.
-  void EvictCaches() const {
-    uint64_t sum = 0;
-    for (size_t i = 0; i < evicting_.size(); i += 8) sum += evicting_[i];
-    asm volatile("" : : "r"(sum));
-  }
-
-  const LinearShape shape_;
-  const std::vector<uint64_t> evicting_ =
-      std::vector<uint64_t>(kEvictedBytes / sizeof(uint64_t), 1);
-  std::vector<uint8_t> input_;
-  std::vector<float> output_;
-  std::vector<float> scales_;
-  std::vector<int32_t> sums_;
-};
 
 struct Timing {
   const LinearKernel* kernel;
@@ -262,7 +194,7 @@ absl::StatusOr<LinearChoice> LinearPlanner::Plan(const Format& format, const Lin
 }
 
 absl::StatusOr<std::vector<const LinearKernel*>> LinearPlanner::Candidates(
-    const Format& format, const LinearShape& shape) const {
+    const Format& format, const LinearShape& shape) {
   std::string refusals;
   std::vector<const LinearKernel*> usable = UsableKernels(backend_, format, shape, &refusals);
 
@@ -303,35 +235,109 @@ absl::StatusOr<std::vector<const LinearKernel*>> LinearPlanner::Candidates(
   for (const LinearKernel* kernel : usable) {
     const bool slower =
         std::any_of(candidates.begin(), candidates.end(), [&](const LinearKernel* faster) {
-          // A row that needs no instruction set is for processors with nothing else. One of
-          // another arithmetic would make a format's numerics depend on the noise of a timing.
-          return kernel->instruction_sets == 0 || kernel->arithmetic != faster->arithmetic ||
-                 SameLayoutAndArithmetic(*faster, *kernel);
+          // A row that needs no instruction set is for processors with nothing else.
+          return kernel->instruction_sets == 0 || SameLayoutAndArithmetic(*faster, *kernel);
         });
     if (!slower) candidates.push_back(kernel);
   }
+  const absl::StatusOr<Element> arithmetic = ChooseArithmetic(format, shape, candidates);
+  if (!arithmetic.ok()) return arithmetic.status();
+  std::erase_if(candidates, [&](const LinearKernel* k) { return k->arithmetic != *arithmetic; });
   return candidates;
+}
+
+absl::StatusOr<Element> LinearPlanner::ChooseArithmetic(
+    const Format& format, const LinearShape& shape,
+    const std::vector<const LinearKernel*>& candidates) {
+  std::vector<Element> arithmetics;
+  for (const LinearKernel* kernel : candidates) {
+    if (std::find(arithmetics.begin(), arithmetics.end(), kernel->arithmetic) ==
+        arithmetics.end()) {
+      arithmetics.push_back(kernel->arithmetic);
+    }
+  }
+  const auto made = arithmetics_.find(std::string(format.name));
+  if (made != arithmetics_.end() &&
+      std::find(arithmetics.begin(), arithmetics.end(), made->second) != arithmetics.end()) {
+    return made->second;
+  }
+  Element chosen = arithmetics.front();
+  if (arithmetics.size() > 1) {
+    RowTimer timer(shape, stream_);
+    std::map<Element, std::vector<double>> seconds;  // of the fastest row at each count
+    for (const LinearKernel* kernel : candidates) {
+      const absl::StatusOr<PackedWeight> packed = timer.Pack(*kernel, format);
+      if (!packed.ok()) return packed.status();
+      std::vector<double>& fastest = seconds[kernel->arithmetic];
+      fastest.resize(std::size(kArithmeticCounts), std::numeric_limits<double>::infinity());
+      for (size_t i = 0; i < fastest.size(); ++i) {
+        fastest[i] =
+            std::min(fastest[i], timer.Time(*kernel, *packed, kTimedTokens[kArithmeticCounts[i]],
+                                            std::numeric_limits<double>::infinity()));
+      }
+    }
+    for (Element arithmetic : arithmetics) {
+      double times = 1.0;  // as fast as the one chosen so far
+      for (size_t i = 0; i < std::size(kArithmeticCounts); ++i) {
+        times *= seconds[chosen][i] / seconds[arithmetic][i];
+      }
+      if (std::pow(times, 1.0 / std::size(kArithmeticCounts)) >= kClearlyFaster) {
+        chosen = arithmetic;
+      }
+    }
+  }
+  arithmetics_[std::string(format.name)] = chosen;
+  return chosen;
+}
+
+absl::StatusOr<std::vector<LinearPlanner::Crossover>> LinearPlanner::Crossovers(
+    const Format& format, const Format& other) {
+  std::vector<LinearShape> shapes;
+  for (const auto& [key, choice] : plans_) {
+    if (std::get<0>(key) == format.name) shapes.push_back({std::get<1>(key), std::get<2>(key)});
+  }
+  std::vector<Crossover> crossovers;
+  for (const LinearShape& shape : shapes) {
+    RowTimer timer(shape, stream_);
+    std::vector<double> seconds[2];
+    for (const Format* each : {&format, &other}) {
+      const absl::StatusOr<LinearChoice> choice = Plan(*each, shape);
+      if (!choice.ok()) return choice.status();
+      std::vector<double>& to = seconds[each == &other];
+      for (const LinearChoice::Step& step : choice->steps()) {
+        const absl::StatusOr<PackedWeight> packed = timer.Pack(*step.kernel, *each);
+        if (!packed.ok()) return packed.status();
+        while (to.size() < kTimedCounts && kTimedTokens[to.size()] <= step.up_to) {
+          to.push_back(timer.Time(*step.kernel, *packed, kTimedTokens[to.size()],
+                                  std::numeric_limits<double>::infinity()));
+        }
+      }
+    }
+    Crossover crossover = {shape, 0};
+    for (int i = 0; i < kTimedCounts && seconds[0][i] <= kAsFast * seconds[1][i]; ++i) {
+      crossover.up_to = i + 1 == kTimedCounts ? kNoLimit : kTimedTokens[i];
+    }
+    crossovers.push_back(crossover);
+  }
+  return crossovers;
 }
 
 absl::StatusOr<LinearChoice> LinearPlanner::Measure(
     const Format& format, const LinearShape& shape,
     const std::vector<const LinearKernel*>& candidates) {
-  LinearShape timed = shape;
-  timed.n = std::min(shape.n, std::max<int64_t>(kTimedWeights / shape.k / 64 * 64, 64));
-  const EncodedMatrix weight = TimedWeight(format, timed);
-  TimedCall call(timed);
+  RowTimer timer(shape, stream_);
   std::vector<Timing> timings;
   std::vector<double> fastest(kTimedCounts, std::numeric_limits<double>::infinity());
   PackedWeight packed;
   for (const LinearKernel* kernel : candidates) {
     if (packed.data == nullptr || packed.packing != kernel->packing) {
-      absl::StatusOr<PackedWeight> made = PackWeight(*kernel, format, weight);
+      absl::StatusOr<PackedWeight> made = timer.Pack(*kernel, format);
       if (!made.ok()) return made.status();
       packed = *std::move(made);
     }
     Timing timing = {kernel, {}};
     for (int i = 0; i < kTimedCounts; ++i) {
-      timing.seconds[i] = call.Time(*kernel, packed, kTimedTokens[i], fastest[i], stream_);
+      timing.seconds[i] = timer.Time(*kernel, packed, kTimedTokens[i], fastest[i]);
       fastest[i] = std::min(fastest[i], timing.seconds[i]);
     }
     timings.push_back(timing);

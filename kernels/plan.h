@@ -86,13 +86,24 @@ class LinearPlanner {
   LinearPlanner(const Backend& backend, Stream& stream, Options options);
 
   // Rows that differ only in instruction set (same packing, input and arithmetic) are taken in the
-  // table's order, fastest first, and rows of another arithmetic than the first are left out: one
-  // name has one numerics here, run after run. If others remain they are timed on random weights at
-  // 1, 2, 4, ... 128 tokens, weights cold in cache at small counts as they are between two layers,
-  // and a second layout is kept only where it pays. A loaded plan that names the format and shape
-  // is used instead. FAILED_PRECONDITION if no row computes the format here: lists the rows and why
-  // each was refused. INVALID_ARGUMENT for a forced name that no row has.
+  // table's order, fastest first. A format has one arithmetic here, run after run: that of its
+  // first row, unless another's rows are clearly faster when the format's first shape is planned;
+  // a loaded plan keeps the arithmetic it was made with. If several rows remain they are timed on
+  // random weights at 1, 2, 4, ... 128 tokens, weights cold in cache at small counts as they are
+  // between two layers, and a second layout is kept only where it pays. A loaded plan that names
+  // the format and shape is used instead. FAILED_PRECONDITION if no row computes the format here:
+  // lists the rows and why each was refused. INVALID_ARGUMENT for a forced name that no row has.
   absl::StatusOr<LinearChoice> Plan(const Format& format, const LinearShape& shape);
+
+  struct Crossover {
+    LinearShape shape;
+    // Tokens to which `format` takes no more time than `other`: 0 for none, the largest int64 for
+    // all that were timed.
+    int64_t up_to = 0;
+  };
+  // Times the planned rows of `format` beside those of `other`, for each shape of `format` that was
+  // planned.
+  absl::StatusOr<std::vector<Crossover>> Crossovers(const Format& format, const Format& other);
 
   // A saved plan (--kernel_plan). It holds for the processor model, instruction sets, threads and
   // version that it was made with: on others FAILED_PRECONDITION says what differs, and nothing is
@@ -105,7 +116,9 @@ class LinearPlanner {
   using Key = std::tuple<std::string, int64_t, int64_t>;  // format, n, k
 
   absl::StatusOr<std::vector<const LinearKernel*>> Candidates(const Format& format,
-                                                              const LinearShape& shape) const;
+                                                              const LinearShape& shape);
+  absl::StatusOr<Element> ChooseArithmetic(const Format& format, const LinearShape& shape,
+                                           const std::vector<const LinearKernel*>& candidates);
   absl::StatusOr<LinearChoice> Measure(const Format& format, const LinearShape& shape,
                                        const std::vector<const LinearKernel*>& candidates);
 
@@ -114,6 +127,7 @@ class LinearPlanner {
   const Options options_;
   std::map<Key, LinearChoice> loaded_;
   std::map<Key, LinearChoice> plans_;
+  std::map<std::string, Element> arithmetics_;  // of formats, chosen or loaded
 };
 
 // Rows of `backend` that accept `format` and `shape` here, in table order. The refusals of all

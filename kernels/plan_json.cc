@@ -71,6 +71,7 @@ absl::Status LinearPlanner::LoadJson(std::string_view json) {
     }
   }
   std::map<Key, LinearChoice> loaded;
+  std::map<std::string, Element> arithmetics;
   for (const Json& entry : plan["plans"]) {
     const auto bad = [&](absl::string_view what) {
       return absl::InvalidArgumentError(absl::StrCat("kernel plan: ", what, " in ", entry.dump()));
@@ -93,10 +94,10 @@ absl::Status LinearPlanner::LoadJson(std::string_view json) {
       if (!step.is_object() || !step.contains("kernel") || !step["kernel"].is_string()) {
         return bad("a step without kernel");
       }
-      const std::string name = step["kernel"].get<std::string>();
+      const std::string row = step["kernel"].get<std::string>();
       const auto kernel = std::find_if(usable.begin(), usable.end(),
-                                       [&](const LinearKernel* k) { return k->name == name; });
-      if (kernel == usable.end()) return bad(absl::StrCat("unusable kernel ", name));
+                                       [&](const LinearKernel* k) { return k->name == row; });
+      if (kernel == usable.end()) return bad(absl::StrCat("unusable kernel ", row));
       const bool last = i + 1 == entry["steps"].size();
       const Json limit = step.value("up_to_tokens", Json());
       if (last != limit.is_null() || (!last && !limit.is_number_integer())) {
@@ -107,9 +108,12 @@ absl::Status LinearPlanner::LoadJson(std::string_view json) {
       choice.steps_.push_back({up_to, *kernel});
       previous = up_to;
     }
-    loaded[Key(std::string((*format)->name), shape.n, shape.k)] = std::move(choice);
+    const std::string name((*format)->name);
+    arithmetics.emplace(name, choice.steps().front().kernel->arithmetic);
+    loaded[Key(name, shape.n, shape.k)] = std::move(choice);
   }
   loaded_ = std::move(loaded);
+  arithmetics_ = std::move(arithmetics);
   return absl::OkStatus();
 }
 

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -145,6 +146,60 @@ TEST_F(PlanTest, RowsOfOneLayoutAndArithmeticAreTakenInOrderUntimed) {
   LinearPlanner planner = Planner();
   EXPECT_THAT(Names(*planner.Plan(F32(), kShape)), ElementsAre("avx512"));
   EXPECT_EQ(runs, 0);
+}
+
+LinearKernel WithArithmetic(LinearKernel row, Element arithmetic) {
+  row.arithmetic = arithmetic;
+  return row;
+}
+
+TEST_F(PlanTest, AFormatKeepsItsFirstArithmeticUnlessAnotherIsClearlyFaster) {
+  Table() = {Row("first", AcceptsF32, cpu::kAvx512, 1, RunFor<300, 0>),
+             WithArithmetic(Row("little_faster", AcceptsF32, cpu::kAvx512, 1, RunFor<270, 0>),
+                            Element::kBf16)};
+  LinearPlanner planner = Planner();
+  EXPECT_THAT(Names(*planner.Plan(F32(), kShape)), ElementsAre("first"));
+  Table().push_back(
+      WithArithmetic(Row("twice", AcceptsF32, cpu::kAvx2, 1, RunFor<150, 0>), Element::kInt16));
+  LinearPlanner other = Planner();
+  EXPECT_THAT(Names(*other.Plan(F32(), kShape)), ElementsAre("twice"));
+}
+
+TEST_F(PlanTest, AnArithmeticIsChosenOnceAndKeptInTheSavedPlan) {
+  Table() = {
+      Row("first", AcceptsF32, cpu::kAvx512, 1, RunFor<300, 0>),
+      WithArithmetic(Row("second", AcceptsF32, cpu::kAvx512, 1, RunFor<100, 0>), Element::kBf16)};
+  LinearPlanner planner = Planner();
+  EXPECT_THAT(Names(*planner.Plan(F32(), kShape)), ElementsAre("second"));
+  const std::string json = planner.ToJson();
+  // Now the first would be faster.
+  Table()[0].run = RunFor<0, 0>;
+  const int chosen = runs;
+  EXPECT_THAT(Names(*planner.Plan(F32(), {.n = 32, .k = 64})), ElementsAre("second"));
+  EXPECT_EQ(runs, chosen);
+  LinearPlanner later = Planner();
+  ASSERT_TRUE(later.LoadJson(json).ok());
+  EXPECT_THAT(Names(*later.Plan(F32(), {.n = 32, .k = 64})), ElementsAre("second"));
+  EXPECT_EQ(runs, chosen);
+  LinearPlanner fresh = Planner();
+  EXPECT_THAT(Names(*fresh.Plan(F32(), {.n = 32, .k = 64})), ElementsAre("first"));
+}
+
+TEST_F(PlanTest, FindsTheCrossoverOfTwoFormats) {
+  Table() = {Row("f32", AcceptsF32, cpu::kAvx512, 1, RunFor<0, 15>),
+             Row("int8", AcceptsInt8, cpu::kAvx512, 2, RunFor<300, 0>)};
+  const Format& int8 = **FindFormat("a8w8_int8");
+  LinearPlanner planner = Planner();
+  ASSERT_TRUE(planner.Plan(F32(), kShape).ok());
+  const auto crossovers = planner.Crossovers(F32(), int8);
+  ASSERT_TRUE(crossovers.ok()) << crossovers.status().ToString();
+  ASSERT_EQ(crossovers->size(), 1u);
+  EXPECT_EQ((*crossovers)[0].shape.n, kShape.n);
+  EXPECT_GE((*crossovers)[0].up_to, 8);
+  EXPECT_LE((*crossovers)[0].up_to, 32);
+  EXPECT_EQ((*planner.Crossovers(int8, F32()))[0].up_to, 0);
+  Table()[0].run = RunFor<0, 1>;
+  EXPECT_EQ((*planner.Crossovers(F32(), int8))[0].up_to, std::numeric_limits<int64_t>::max());
 }
 
 TEST_F(PlanTest, PlansOnce) {
