@@ -72,6 +72,9 @@ struct AttentionKernel {
   Element (*output)(Element wanted) = BfloatOrFloat;
   // Queries of a tile at most, if it is run by tiles.
   int query_tile = 0;
+  // Largest integer that a value of q or k is encoded as, with a scale for each query and key of a
+  // head; 0: scores are products of q and k as they come.
+  int score_levels = 0;
 };
 
 }  // namespace octavo

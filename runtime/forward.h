@@ -28,8 +28,9 @@ struct RaggedBatch {
 };
 
 // The first attention row (the table is fastest first) that runs here and fits the head size;
-// `forced` names the only one allowed, "" for any. f32 models keep f32 attention.
-// FAILED_PRECONDITION lists the rows and why each was refused.
+// `forced` names the only one allowed, "" for any. f32 models keep f32 attention, and only models
+// with 8-bit activations take scores of 8 bits. FAILED_PRECONDITION lists the rows and why each was
+// refused.
 absl::StatusOr<const AttentionKernel*> ChooseAttention(const Backend& backend, const Format& format,
                                                        int head_size, std::string_view forced);
 

@@ -18,18 +18,28 @@ inline constexpr int kAttentionKeys = 128;       // keys a step
 inline constexpr int kAttentionQueries = 256;    // most queries a block
 inline constexpr int kAttentionHeadSize = 256;   // largest head
 inline constexpr int kAttentionTileQueries = 8;  // most queries a register tile
+// Queries from word to word of a block's packed queries: off powers of two, on which the words of
+// a query would meet in the same cache sets.
+inline constexpr int kAttentionQueryStride = kAttentionQueries + 16;
 
 // Working memory of one block, 64-byte aligned, contents undefined. Words are 32 bits: one f32 or
 // two bf16.
 struct AttentionScratch {
-  uint32_t* keys;     // [head words][kAttentionKeys]: transposed
-  uint32_t* values;   // [kAttentionKeys][padded head size] f32, or half the rows of bf16 pairs
-  uint32_t* queries;  // [kAttentionTileQueries][kAttentionHeadSize]
+  uint32_t* keys;    // [head words][kAttentionKeys]: transposed
+  uint32_t* values;  // [kAttentionKeys][padded head size] f32, or half the rows of 16-bit pairs
+  // [kAttentionTileQueries][kAttentionHeadSize], or of integers the whole block's, transposed:
+  // [head words][kAttentionQueryStride].
+  uint32_t* queries;
   float* scores;      // [kAttentionTileQueries][kAttentionKeys]
-  uint32_t* weights;  // [kAttentionTileQueries][kAttentionKeys] f32, or bf16 in half of each row
+  uint32_t* weights;  // [kAttentionTileQueries][kAttentionKeys] f32, or 16 bits in half of each row
   float* output;      // [kAttentionQueries][padded head size], weighted values so far
   float* sums;        // [kAttentionQueries][16], by lanes
   float* maxima;      // [kAttentionQueries], times log2(e) and scale
+  // Of the integer rows.
+  float* query_scales;         // [kAttentionQueryStride]
+  int32_t* query_corrections;  // [kAttentionQueryStride], to be taken off a query's sums
+  float* key_scales;           // [kAttentionKeys]
+  float* value_scales;         // [padded head size]
 };
 
 struct AttentionBlock {
@@ -60,6 +70,8 @@ void AttendF32Portable(const AttentionBlock& block);
 void AttendF32Avx2(const AttentionBlock& block);
 void AttendF32Avx512(const AttentionBlock& block);
 void AttendBf16Avx512Bf16(const AttentionBlock& block);
+void AttendInt16Avx512Vnni(const AttentionBlock& block);
+void AttendInt8Avx512Vnni(const AttentionBlock& block);
 
 // Runs `attend` over all blocks of args on the team `stream`. element_bytes: of q, k and v.
 void RunAttention(AttendBlock attend, int element_bytes, const AttentionArgs& args, Stream& stream);

@@ -21,20 +21,27 @@ AttentionScratch ThreadAttentionScratch(int head_size) {
   const int64_t padded = (head_size + kLanes - 1) / kLanes * kLanes;
   // The last tile computes rows past the last query.
   const int64_t queries = kAttentionQueries + kAttentionTileQueries;
-  const int64_t words = 2 * kAttentionKeys * padded +
-                        kAttentionTileQueries * (kAttentionHeadSize + 2 * kAttentionKeys) +
-                        queries * (padded + kLanes + 1) + 8 * kLanes;
+  const int64_t query_words = std::max<int64_t>(kAttentionTileQueries * kAttentionHeadSize,
+                                                kAttentionQueryStride * (head_size / 2));
+  const int64_t words = 2 * kAttentionKeys * padded + query_words +
+                        2 * kAttentionTileQueries * kAttentionKeys +
+                        queries * (padded + kLanes + 1) + 2 * kAttentionQueryStride +
+                        kAttentionKeys + padded + 12 * kLanes;
   char* memory = static_cast<char*>(
       ThreadScratch(ScratchUse::kAttention, words * static_cast<int64_t>(sizeof(uint32_t))));
   AttentionScratch scratch;
   scratch.keys = Take<uint32_t>(&memory, kAttentionKeys * padded);
   scratch.values = Take<uint32_t>(&memory, kAttentionKeys * padded);
-  scratch.queries = Take<uint32_t>(&memory, kAttentionTileQueries * kAttentionHeadSize);
+  scratch.queries = Take<uint32_t>(&memory, query_words);
   scratch.scores = Take<float>(&memory, kAttentionTileQueries * kAttentionKeys);
   scratch.weights = Take<uint32_t>(&memory, kAttentionTileQueries * kAttentionKeys);
   scratch.output = Take<float>(&memory, queries * padded);
   scratch.sums = Take<float>(&memory, queries * kLanes);
   scratch.maxima = Take<float>(&memory, queries);
+  scratch.query_scales = Take<float>(&memory, kAttentionQueryStride);
+  scratch.query_corrections = Take<int32_t>(&memory, kAttentionQueryStride);
+  scratch.key_scales = Take<float>(&memory, kAttentionKeys);
+  scratch.value_scales = Take<float>(&memory, padded);
   return scratch;
 }
 

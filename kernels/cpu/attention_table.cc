@@ -19,6 +19,18 @@ void Run(const AttentionArgs& args, Stream& stream) {
 std::span<const AttentionKernel> AttentionKernels() {
   static constexpr AttentionKernel table[] = {
 #if defined(__x86_64__)
+    {.name = "attention_int8_avx512vnni",
+     .input = Element::kBf16,
+     .instruction_sets = kAvx512 | kAvx512Vnni,
+     .fits = Fits,
+     .run = Run<AttendInt8Avx512Vnni, 2>,
+     .score_levels = 127},
+    {.name = "attention_int16_avx512vnni",
+     .input = Element::kBf16,
+     .instruction_sets = kAvx512 | kAvx512Vnni,
+     .fits = Fits,
+     .run = Run<AttendInt16Avx512Vnni, 2>,
+     .score_levels = 2047},
     {"attention_bf16_avx512bf16", Element::kBf16, kAvx512 | kAvx512Bf16, Fits,
      Run<AttendBf16Avx512Bf16, 2>},
     {"attention_f32_avx512", Element::kF32, kAvx512, Fits, Run<AttendF32Avx512, 4>},

@@ -52,14 +52,16 @@ static inline __m512 Exp(__m512 x) {
   return _mm512_maskz_scalef_ps(kept, Polynomial(kExp, r), n);
 }
 
+// 0 in lanes that `kept` leaves out.
 template <int kTerms>
-static inline __m512 Exp2With(const float (&coefficients)[kTerms], __m512 x) {
+static inline __m512 Exp2With(const float (&coefficients)[kTerms], __m512 x, __mmask16 kept) {
   const __m512 n = _mm512_roundscale_ps(x, 8);
-  return _mm512_scalef_ps(Polynomial(coefficients, _mm512_sub_ps(x, n)), n);
+  return _mm512_maskz_scalef_ps(kept, Polynomial(coefficients, _mm512_sub_ps(x, n)), n);
 }
 
-static inline __m512 Exp2(__m512 x) { return Exp2With(kExp2, x); }
-static inline __m512 Exp2Coarse(__m512 x) { return Exp2With(kExp2Coarse, x); }
+static inline __m512 Exp2(__m512 x) { return Exp2With(kExp2, x, 0xffff); }
+static inline __m512 Exp2Coarse(__m512 x) { return Exp2With(kExp2Coarse, x, 0xffff); }
+static inline __m512 Exp2Coarse(__m512 x, __mmask16 kept) { return Exp2With(kExp2Coarse, x, kept); }
 
 template <int kTerms>
 static inline __m512 GeluByTail(const float (&coefficients)[kTerms], int squarings, float limit,

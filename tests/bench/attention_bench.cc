@@ -117,8 +117,11 @@ absl::Status RunOne(const AttentionBenchOptions& options, const AttentionKernel&
   const AttentionArgs args = Args(batch, kernel.input);
   kernel.run(args, team);
   const double nmse = Validate(batch, args);
-  // Rounding weights to bf16 gives about 2^-16 / 3 of their square.
-  const double allowed = kernel.input == Element::kBf16 ? 1e-4 : 1e-10;
+  // Rounding weights to bf16 gives about 2^-16 / 3 of their square, scores of 8 bits ten times
+  // that.
+  const double allowed = kernel.score_levels == 127       ? 5e-4
+                         : kernel.input == Element::kBf16 ? 1e-4
+                                                          : 1e-10;
   if (!(nmse <= allowed)) {
     return absl::InternalError(absl::StrFormat("%s: head size %d, length %d: NMSE %.2e above %.0e",
                                                View(kernel.name), head_size, length, nmse,
@@ -135,7 +138,8 @@ absl::Status RunOne(const AttentionBenchOptions& options, const AttentionKernel&
       median * 1e6, runs.front() * 1e6, median * 1e6 / static_cast<double>(batch.tokens()),
       flops / median * 1e-9, nmse);
   if (options.peak_flops) {
-    const double peak = options.peak_flops(kernel.input, team.threads());
+    const Element arithmetic = kernel.score_levels > 0 ? Element::kInt8 : kernel.input;
+    const double peak = options.peak_flops(arithmetic, team.threads());
     absl::StrAppendFormat(&line, R"(, "share_of_peak": %.3f)", flops / median / peak);
   }
   *options.output << line << "}" << std::endl;

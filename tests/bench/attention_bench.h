@@ -21,8 +21,8 @@ struct AttentionBenchOptions {
   int hidden = 384;       // heads = hidden / head size
   int64_t tokens = 2048;  // a batch: sequences of one length, at least one
   double seconds = 0.2;   // timed for each result
-  // Multiply-adds times two a second that `threads` threads can do in the element type of a row;
-  // without it no share of the peak is given.
+  // Multiply-adds times two a second that `threads` threads can do in the element type of a row, in
+  // 8 bits if it computes in integers; without it no share of the peak is given.
   std::function<double(Element element, int threads)> peak_flops;
   std::ostream* output = nullptr;  // required
 };

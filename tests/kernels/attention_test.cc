@@ -2,7 +2,9 @@
 //
 // The bound of each element follows the arithmetic: a score is off by at most
 // (head_size + 8) eps sum|q||k| scale, eps of f32; a weight by that twice (its own and the sum's),
-// by the exponential's error and, for bf16, by its rounding; the weighted sum by a few eps.
+// by the exponential's error and, for bf16, by its rounding; the weighted sum by a few eps. A row
+// that encodes q and k as integers is off in a score by half a step of each factor of a product, in
+// a weight by half of 2^-14 of the largest, in a value by half a step of its channel.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -161,27 +163,55 @@ std::vector<float> RunKernel(const AttentionKernel& kernel, const Batch& batch, 
   return dense;
 }
 
-// Largest sum|q||k| scale + |bias| of a row's scores, for each (token, head).
-std::vector<double> ScoreMagnitudes(const Batch& batch) {
-  std::vector<double> largest(batch.tokens() * batch.heads, 0.0);
+// Of the visible scores of a query in one head.
+struct Scores {
+  double magnitude = 0;  // largest sum|q||k| scale + |bias|
+  double error = 0;      // largest error of encoding q and k
+  double sum = 0;        // of e^(score - maximum)
+  int64_t count = 0;
+};
+
+// Keys of a sequence of `length` that query i sees.
+Rows VisibleKeys(const Batch& batch, int64_t i, int64_t length) {
+  if (batch.mask == Mask::kCausal) return {0, i + 1};
+  if (batch.mask == Mask::kFull) return {0, length};
+  return {std::max<int64_t>(0, i - batch.window), std::min<int64_t>(length, i + batch.window + 1)};
+}
+
+Scores ScoresOf(const Batch& batch, int levels, int64_t first, int64_t last, int64_t i, int head) {
+  const int kv_head = head / (batch.heads / batch.key_value_heads);
   const double scale = 1 / std::sqrt(static_cast<double>(batch.head_size));
-  for (size_t s = 0; s + 1 < batch.offsets.size(); ++s) {
-    const int64_t first = batch.offsets[s], last = batch.offsets[s + 1];
-    for (int64_t i = first; i < last; ++i) {
-      for (int head = 0; head < batch.heads; ++head) {
-        const int kv_head = head / (batch.heads / batch.key_value_heads);
-        const float* q = &batch.q[i * batch.width() + head * batch.head_size];
-        for (int64_t j = first; j < last; ++j) {
-          const float* k = &batch.k[j * batch.key_width() + kv_head * batch.head_size];
-          double sum = 0;
-          for (int d = 0; d < batch.head_size; ++d) sum += std::abs(double{q[d]} * k[d]);
-          double& magnitude = largest[i * batch.heads + head];
-          magnitude = std::max(magnitude, sum * scale + (batch.bias.empty() ? 0 : 10));
-        }
-      }
+  const auto half_step = [&](const float* x) {
+    float largest = 0;
+    for (int d = 0; d < batch.head_size; ++d) largest = std::max(largest, std::abs(x[d]));
+    return levels == 0 ? 0.0 : 0.5 * largest / levels;
+  };
+  const float* q = &batch.q[(first + i) * batch.width() + head * batch.head_size];
+  const double q_step = half_step(q);
+  const Rows keys = VisibleKeys(batch, i, last - first);
+  Scores scores;
+  scores.count = keys.end - keys.begin;
+  std::vector<double> values;
+  for (int64_t j = keys.begin; j < keys.end; ++j) {
+    const float* k = &batch.k[(first + j) * batch.key_width() + kv_head * batch.head_size];
+    const double k_step = half_step(k);
+    double value = 0, magnitude = 0, error = 0;
+    for (int d = 0; d < batch.head_size; ++d) {
+      value += double{q[d]} * k[d];
+      magnitude += std::abs(double{q[d]} * k[d]);
+      error += q_step * std::abs(k[d]) + k_step * std::abs(q[d]) + q_step * k_step;
     }
+    value *= scale;
+    if (!batch.bias.empty())
+      value += batch.bias[head * batch.bias_stride + batch.bias_zero + j - i];
+    values.push_back(value);
+    scores.magnitude =
+        std::max(scores.magnitude, magnitude * scale + (batch.bias.empty() ? 0 : 10));
+    scores.error = std::max(scores.error, error * scale);
   }
-  return largest;
+  const double maximum = *std::max_element(values.begin(), values.end());
+  for (double value : values) scores.sum += std::exp(value - maximum);
+  return scores;
 }
 
 struct Expected {
@@ -197,15 +227,34 @@ Expected Expect(const AttentionKernel& kernel, const Batch& batch) {
   std::vector<float> positive = batch.v;
   for (float& value : positive) value = std::abs(value);
   expected.bounds = reference::Attention(args, batch.q, batch.k, positive);
-  const std::vector<double> magnitudes = ScoreMagnitudes(batch);
   constexpr double kEps = 0x1p-24;
-  const bool bf16 = kernel.input == Element::kBf16;
-  for (int64_t i = 0; i < std::ssize(expected.bounds); ++i) {
-    const double magnitude = magnitudes[i / batch.head_size];
-    double relative = 2 * (batch.head_size + 8) * kEps * magnitude + 64 * kEps;
-    relative += 2 * (bf16 ? 1.1e-4 : 2e-7);  // the exponential
-    if (bf16) relative += 0x1p-8;            // weights
-    expected.bounds[i] *= relative;
+  const bool narrow = kernel.input == Element::kBf16, integers = kernel.score_levels > 0;
+  for (size_t s = 0; s + 1 < batch.offsets.size(); ++s) {
+    const int64_t first = batch.offsets[s], last = batch.offsets[s + 1];
+    std::vector<double> largest(batch.key_width());  // of each channel of values
+    for (int64_t j = first; j < last; ++j) {
+      for (int64_t c = 0; c < batch.key_width(); ++c) {
+        largest[c] = std::max<double>(largest[c], positive[j * batch.key_width() + c]);
+      }
+    }
+    for (int64_t i = first; i < last; ++i) {
+      for (int head = 0; head < batch.heads; ++head) {
+        const Scores scores = ScoresOf(batch, kernel.score_levels, first, last, i - first, head);
+        double relative = 2 * (batch.head_size + 8) * kEps * scores.magnitude + 64 * kEps;
+        relative += 2 * (narrow ? 1.1e-4 : 2e-7);     // the exponential
+        if (narrow && !integers) relative += 0x1p-8;  // weights
+        if (integers) relative += std::expm1(2 * scores.error);
+        const double weights =
+            integers ? 0x1p-15 * static_cast<double>(scores.count) / scores.sum : 0;
+        const double steps = integers ? 0.5 / 1020 : 0;
+        const int kv_head = head / (batch.heads / batch.key_value_heads);
+        for (int d = 0; d < batch.head_size; ++d) {
+          double& bound = expected.bounds[i * batch.width() + head * batch.head_size + d];
+          bound *= relative;
+          bound += (weights + steps) * largest[kv_head * batch.head_size + d] * (1 + relative);
+        }
+      }
+    }
   }
   return expected;
 }
@@ -252,6 +301,18 @@ class AttentionTest : public testing::TestWithParam<AttentionKernel> {
 TEST_P(AttentionTest, MixedLengths) {
   ExpectCorrect(GetParam(), RandomBatch({1, 63, 513, 64, 2, 65, 1, 128, 129}, 2, 2, 32, 1, 1));
   ExpectCorrect(GetParam(), RandomBatch({1, 300, 17}, 1, 1, 64, 1, 2));
+}
+
+// What each element may be off by is never reached by all: the noise of the whole is far below.
+TEST_P(AttentionTest, NoiseOfRandomScores) {
+  const Batch batch = RandomBatch({1, 300, 17, 128, 64}, 2, 2, 32, 1, 21);
+  const Expected expected = Expect(GetParam(), batch);
+  const std::vector<float> got =
+      RunKernel(GetParam(), batch, {0, batch.tokens()}, Element::kF32, Inline());
+  double most = 1e-12;
+  if (GetParam().input == Element::kBf16) most = 1e-5;
+  if (GetParam().score_levels == 127) most = 1e-4;
+  EXPECT_LE(reference::Nmse(reference::ToDouble(got), expected.values), most);
 }
 
 TEST_P(AttentionTest, EveryShortLength) {
