@@ -54,6 +54,8 @@ struct LinearKernel {
   // c in |error| <= c * eps * sum|x||w|, eps of the arithmetic type.
   double error_constant;
   Element arithmetic;  // f32, bf16, f16, int16 or int8
+  // Fastest for many rows of activations, not for few: a plan times the next row of the table too.
+  bool for_many_rows = false;
 };
 
 }  // namespace octavo

@@ -236,7 +236,8 @@ absl::StatusOr<std::vector<const LinearKernel*>> LinearPlanner::Candidates(
     const bool slower =
         std::any_of(candidates.begin(), candidates.end(), [&](const LinearKernel* faster) {
           // A row that needs no instruction set is for processors with nothing else.
-          return kernel->instruction_sets == 0 || SameLayoutAndArithmetic(*faster, *kernel);
+          return kernel->instruction_sets == 0 ||
+                 (SameLayoutAndArithmetic(*faster, *kernel) && !faster->for_many_rows);
         });
     if (!slower) candidates.push_back(kernel);
   }

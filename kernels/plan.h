@@ -86,13 +86,14 @@ class LinearPlanner {
   LinearPlanner(const Backend& backend, Stream& stream, Options options);
 
   // Rows that differ only in instruction set (same packing, input and arithmetic) are taken in the
-  // table's order, fastest first. A format has one arithmetic here, run after run: that of its
-  // first row, unless another's rows are clearly faster when the format's first shape is planned;
-  // a loaded plan keeps the arithmetic it was made with. If several rows remain they are timed on
-  // random weights at 1, 2, 4, ... 128 tokens, weights cold in cache at small counts as they are
-  // between two layers, and a second layout is kept only where it pays. A loaded plan that names
-  // the format and shape is used instead. FAILED_PRECONDITION if no row computes the format here:
-  // lists the rows and why each was refused. INVALID_ARGUMENT for a forced name that no row has.
+  // table's order, fastest first, up to one that is not for many rows only. A format has one
+  // arithmetic here, run after run: that of its first row, unless another's rows are clearly faster
+  // when the format's first shape is planned; a loaded plan keeps the arithmetic it was made with.
+  // If several rows remain they are timed on random weights at 1, 2, 4, ... 128 tokens, weights
+  // cold in cache at small counts as they are between two layers, and a second layout is kept only
+  // where it pays. A loaded plan that names the format and shape is used instead.
+  // FAILED_PRECONDITION if no row computes the format here: lists the rows and why each was
+  // refused. INVALID_ARGUMENT for a forced name that no row has.
   absl::StatusOr<LinearChoice> Plan(const Format& format, const LinearShape& shape);
 
   struct Crossover {
