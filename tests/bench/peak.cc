@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "kernels/cpu/instruction_sets.h"
+#include "kernels/cpu/tiles_amx.h"
 #include "nlohmann/json.hpp"
 
 namespace octavo::bench {
@@ -64,6 +65,21 @@ void F32Avx2(int64_t iterations) {
   OCTAVO_LOOP(OCTAVO_ZERO_ALL, OCTAVO_TIMES_12("vfmadd231ps %%ymm12, %%ymm13, ", "%%ymm", "\n"));
 }
 
+// Six accumulators of 16 x 16 products on tiles of 16 x 64 bytes, all zeros.
+#define OCTAVO_TILE_LOOP(dot)                                                             \
+  asm volatile("ldtilecfg %1\n1:\n" dot "0\n" dot "1\n" dot "2\n" dot "3\n" dot "4\n" dot \
+               "5\n"                                                                      \
+               "dec %0\n jnz 1b\n tilerelease\n"                                          \
+               : "+r"(iterations)                                                         \
+               : "m"(kWholeTiles)                                                         \
+               : "cc")
+
+constexpr cpu::TileConfig kWholeTiles = {.row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+                                         .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+
+void Int8Amx(int64_t iterations) { OCTAVO_TILE_LOOP("tdpbsud %%tmm7, %%tmm6, %%tmm"); }
+void Bf16Amx(int64_t iterations) { OCTAVO_TILE_LOOP("tdpbf16ps %%tmm7, %%tmm6, %%tmm"); }
+
 // Loads of `bytes`, a multiple of kReadStep, and nothing else: 512 bytes an iteration.
 #define OCTAVO_READ(load, width, r)                                                            \
   asm volatile("1:\n" load " 0*" width "(%0), " r "0\n" load " 1*" width "(%0), " r "1\n" load \
@@ -80,17 +96,21 @@ void ReadAvx512(const uint8_t* data, int64_t bytes) { OCTAVO_READ("vmovups", "64
 void ReadAvx2(const uint8_t* data, int64_t bytes) { OCTAVO_READ("vmovups", "32", "%%ymm"); }
 
 #undef OCTAVO_READ
+#undef OCTAVO_TILE_LOOP
 #undef OCTAVO_ZERO_ALL
 #undef OCTAVO_LOOP
 #undef OCTAVO_CLOBBERS
 #undef OCTAVO_TIMES_12
 
 constexpr int64_t kAccumulators = 12;
+constexpr int64_t kTileFlops = 6 * 16 * 16 * 64 * 2;  // of bytes
 constexpr PeakLoop kLoops[] = {
+    {"int8_amx", Element::kInt8, cpu::kAmxInt8, kTileFlops, Int8Amx},
     {"int8_avx512vnni", Element::kInt8, cpu::kAvx512 | cpu::kAvx512Vnni, kAccumulators * 128,
      Int8Avx512Vnni},
     {"int8_avxvnni", Element::kInt8, cpu::kAvx2 | cpu::kAvxVnni, kAccumulators * 64, Int8AvxVnni},
     {"int8_avx2", Element::kInt8, cpu::kAvx2, kAccumulators * 32, Int8Avx2},
+    {"bf16_amx", Element::kBf16, cpu::kAmxBf16, kTileFlops / 2, Bf16Amx},
     {"bf16_avx512bf16", Element::kBf16, cpu::kAvx512 | cpu::kAvx512Bf16, kAccumulators * 64,
      Bf16Avx512Bf16},
     {"f32_avx512", Element::kF32, cpu::kAvx512, kAccumulators * 32, F32Avx512},
@@ -159,7 +179,7 @@ std::vector<PeakLoop> UsablePeakLoops() {
 }
 
 double MeasurePeak(const PeakLoop& loop, int threads) {
-  constexpr int64_t kIterations = 400'000;  // one to three milliseconds
+  constexpr int64_t kIterations = 400'000;  // one to fifteen milliseconds
   double best = 1e9;
   for (int round = 0; round < 20; ++round) {
     best = std::min(best, TimeTogether(threads, [&](int) { loop.run(kIterations); }));
