@@ -48,7 +48,9 @@ uint64_t EnabledStates() {
   return static_cast<uint64_t>(high) << 32 | low;
 }
 
-// Linux lends tile registers only to a process that asks.
+// Linux lends tile registers only to a process that asks, which holds for all its threads, and
+// refuses one in which a thread has an alternate signal stack too small to save them on. From then
+// on it takes no such stack either.
 bool RequestTiles() {
 #if defined(__linux__) && defined(SYS_arch_prctl)
   constexpr int kRequestStatePermission = 0x1023;  // ARCH_REQ_XCOMP_PERM

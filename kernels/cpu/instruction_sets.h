@@ -1,4 +1,5 @@
-// What this processor and its operating system can run, from CPUID and XGETBV.
+// What this processor and its operating system can run, from CPUID and XGETBV; on Linux the tile
+// registers of AMX are asked for, once, and their sets left out if that is refused.
 #pragma once
 
 #include <cstdint>
