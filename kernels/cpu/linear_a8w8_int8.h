@@ -65,5 +65,6 @@ extern const BlockKernel kA8W8Portable;
 extern const BlockKernel kA8W8Avx2;
 extern const BlockKernel kA8W8AvxVnni;
 extern const BlockKernel kA8W8Avx512Vnni;
+extern const BlockKernel kA8W8Amx;
 
 }  // namespace octavo::cpu

@@ -61,10 +61,12 @@ extern const BlockKernel kLinearBf16Portable;
 extern const BlockKernel kLinearBf16Avx2;
 extern const BlockKernel kLinearBf16Avx512;
 extern const BlockKernel kLinearBf16Avx512Bf16;
+extern const BlockKernel kLinearBf16Amx;
 extern const BlockKernel kLinearA16W4Int4Portable;
 extern const BlockKernel kLinearA16W4Int4Avx2;
 extern const BlockKernel kLinearA16W4Int4Avx512;
 extern const BlockKernel kLinearA16W4Int4Avx512Bf16;
 extern const BlockKernel kLinearA16W4Int4Avx512Vnni;
+extern const BlockKernel kLinearA16W4Int4Amx;
 
 }  // namespace octavo::cpu

@@ -29,6 +29,8 @@ constexpr double kBf16Error = 1.0 / 256;
 // the others of its group to multiples of 2^-14 of itself: 127 of them, at random, err by sqrt(127)
 // of these between them.
 constexpr double kInt16Error = 16.0;
+// Weights decoded and rounded to bf16, by half an eps each.
+constexpr double kBf16WeightError = 0.5 + kBf16Error;
 // Sums are exact; four roundings to f32 follow.
 constexpr double kInt8Error = 2.0;
 
@@ -43,6 +45,9 @@ constexpr std::array kLinearKernels = {
                  PackF32, Run<kLinearF32Portable>, kF32Error, Element::kF32},
 
 #if defined(__x86_64__)
+    LinearKernel{"bf16_amx", AcceptsBf16, kAvx512 | kAmxBf16, kPackingBf16, Element::kBf16,
+                 FitsAnyShape, PackBf16, Run<kLinearBf16Amx>, kBf16Error, Element::kBf16,
+                 /*for_many_rows=*/true},
     LinearKernel{"bf16_avx512bf16", AcceptsBf16, kAvx512 | kAvx512Bf16, kPackingBf16,
                  Element::kBf16, FitsAnyShape, PackBf16, Run<kLinearBf16Avx512Bf16>, kBf16Error,
                  Element::kBf16},
@@ -55,6 +60,9 @@ constexpr std::array kLinearKernels = {
                  FitsAnyShape, PackBf16, Run<kLinearBf16Portable>, kF32Error, Element::kF32},
 
 #if defined(__x86_64__)
+    LinearKernel{"a8w8_int8_amx", AcceptsA8W8, kAvx512 | kAmxInt8, kPackingA8W8Int8, Element::kInt8,
+                 FitsA8W8, PackA8W8, Run<kA8W8Amx>, kInt8Error, Element::kInt8,
+                 /*for_many_rows=*/true},
     LinearKernel{"a8w8_int8_avx512vnni", AcceptsA8W8, kAvx512 | kAvx512Vnni, kPackingA8W8Int8,
                  Element::kInt8, FitsA8W8, PackA8W8, Run<kA8W8Avx512Vnni>, kInt8Error,
                  Element::kInt8},
@@ -67,6 +75,10 @@ constexpr std::array kLinearKernels = {
                  FitsA8W8, PackA8W8, Run<kA8W8Portable>, kInt8Error, Element::kInt8},
 
 #if defined(__x86_64__)
+    LinearKernel{"a16w4_int4_bf16_amx", AcceptsA16W4Int4, kAvx512 | kAvx512Bf16 | kAmxBf16,
+                 kPackingInt4, Element::kBf16, FitsAnyShape, PackA16W4Int4,
+                 Run<kLinearA16W4Int4Amx>, kBf16WeightError, Element::kBf16,
+                 /*for_many_rows=*/true},
     LinearKernel{"a16w4_int4_bf16_avx512bf16", AcceptsA16W4Int4, kAvx512 | kAvx512Bf16,
                  kPackingInt4, Element::kBf16, FitsAnyShape, PackA16W4Int4,
                  Run<kLinearA16W4Int4Avx512Bf16>, kBf16Error, Element::kBf16},

@@ -11,6 +11,7 @@
 #include "kernels/cpu/tables.h"
 #include "kernels/cpu/team.h"
 #include "kernels/plan.h"
+#include "tests/kernels/linear_amx_emulated.h"
 #include "tests/kernels/linear_cases.h"
 
 namespace octavo {
@@ -31,7 +32,7 @@ constexpr Size kSizes[] = {
     {96, 1000, 17},  {384, 384, 64},  {384, 2304, 2}, {384, 8, 257},  {416, 1000, 16},
     {416, 24, 63},   {2624, 384, 7},  {2624, 8, 65},  {3072, 24, 17}, {3072, 1000, 3},
     {4096, 2304, 1}, {4096, 384, 16}, {96, 8, 64},    {32, 2304, 63}, {64, 1000, 2},
-    {130, 34, 19},   {5, 2, 5},
+    {130, 34, 19},   {5, 2, 5},       {1000, 96, 40},
 };
 
 // ThreadSanitizer looks for races, twenty times slower: small sizes show them all. The numerics of
@@ -242,6 +243,35 @@ INSTANTIATE_TEST_SUITE_P(Table, LinearRow, testing::ValuesIn(cpu::LinearKernels(
                            return std::string(row.param.name);
                          });
 
+#if defined(__x86_64__)
+// The AMX rows of the table, on emulated tiles: what an AVX-512 processor without tiles can test.
+template <const cpu::BlockKernel& kKernel>
+LinearKernel Emulated(std::string_view name, std::string_view emulated_name) {
+  for (LinearKernel kernel : cpu::LinearKernels()) {
+    if (kernel.name != name) continue;
+    kernel.name = emulated_name;
+    kernel.instruction_sets = cpu::kAvx512 | cpu::kAvx512Bf16;
+    kernel.run = [](const LinearArgs& args, Stream& stream) {
+      cpu::RunBlocks(kKernel, args, stream);
+    };
+    return kernel;
+  }
+  ADD_FAILURE() << "the table has no row " << name;
+  return {};
+}
+
+const LinearKernel kEmulatedInt8 =
+    Emulated<cpu::kA8W8EmulatedAmx>("a8w8_int8_amx", "a8w8_int8_amx_emulated");
+
+INSTANTIATE_TEST_SUITE_P(
+    EmulatedTiles, LinearRow,
+    testing::Values(kEmulatedInt8,
+                    Emulated<cpu::kLinearBf16EmulatedAmx>("bf16_amx", "bf16_amx_emulated"),
+                    Emulated<cpu::kLinearA16W4Int4EmulatedAmx>("a16w4_int4_bf16_amx",
+                                                               "a16w4_int4_bf16_amx_emulated")),
+    [](const testing::TestParamInfo<LinearKernel>& row) { return std::string(row.param.name); });
+#endif
+
 // What lets a8w8_int8 be bit-identical end to end whatever the plan chooses.
 TEST(LinearTable, Int8RowsGiveTheSameBits) {
   const Format& format = **FindFormat("a8w8_int8");
@@ -249,6 +279,9 @@ TEST(LinearTable, Int8RowsGiveTheSameBits) {
   for (const LinearKernel& kernel : cpu::LinearKernels()) {
     if (kernel.accepts(format) && Runs(kernel)) rows.push_back(&kernel);
   }
+#if defined(__x86_64__)
+  if (Runs(kEmulatedInt8)) rows.push_back(&kEmulatedInt8);
+#endif
   ASSERT_GE(rows.size(), 1u);
   for (size_t i = 0; i < std::size(kSizes); ++i) {
     const Size& size = kSizes[i];

@@ -5,7 +5,7 @@
 # personality is data, the same everywhere.) Nor may they have static initializers, which run at
 # start-up on any processor.
 #
-# shared_symbols_test.sh NM OBJECT...: objects whose names hold "_avx" are checked; the others must
+# shared_symbols_test.sh NM OBJECT...: objects whose names hold "_avx" or "_amx" are checked; the others must
 # show at least one such symbol, or the check itself does not see them.
 set -eu
 nm=$1
@@ -16,7 +16,7 @@ status=0
 for object in "$@"; do
   shared=$("$nm" -C "$object" | grep -E ' [VWu] |_GLOBAL__sub_I' | grep -v DW.ref.__gxx_personality || true)
   case "$object" in
-    *_avx*)
+    *_avx* | *_amx*)
       checked=$((checked + 1))
       if [ -n "$shared" ]; then
         echo "$object defines symbols other objects may share:"
