@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/instruction_sets.h"
+#include "kernels/cpu/processors.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/tables.h"
 #include "kernels/cpu/team.h"
@@ -106,9 +107,8 @@ std::span<const Backend> Backends() {
        .allocate_host = AllocateHost,
        .open_stream = OpenTeam,
        .default_document_step_us = 1000,
-       // A block's widest intermediate stays in a second-level cache of 1 MiB beside the weights'
-       // panels.
-       .document_unit = {.least = 16, .most = 96}},
+       // A block's widest intermediate stays in the second-level cache beside the weights' panels.
+       .document_unit = {.least = 16, .most = 96 * cpu::SecondLevelCacheBytes() >> 20}},
   };
   return kBackends;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/processors.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/team.h"
 #include "kernels/linear.h"
@@ -11,10 +12,17 @@ namespace {
 
 // Activations of a block kept in the second-level cache beside one weight panel.
 constexpr int64_t kInputBytes = 256 << 10;
-// Rows of an f32 block that waits to be encoded: 48 x 1536 floats are 288 KiB.
+// Fewest rows of an f32 block that waits to be encoded, however wide.
 constexpr int64_t kEncodedRows = 48;
 // Fewer rows a thread than this would each read all weights for too little; columns are split.
 constexpr int64_t kFewestRows = 32;
+
+// Rows of an f32 block that waits to be encoded: half the second-level cache, the weights pass by
+// in the other. Every block reads all weights, which few of these caches hold.
+int64_t EncodedRows(int64_t columns) {
+  static const int64_t bytes = SecondLevelCacheBytes() / 2;
+  return std::max(kEncodedRows, bytes / (columns * static_cast<int64_t>(sizeof(float))));
+}
 
 int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -39,10 +47,9 @@ struct Split {
 
 Split SplitProduct(const BlockKernel& kernel, const LinearArgs& args, int threads) {
   const LinearShape& shape = args.weight->shape;
-  int64_t limit = kEncodedRows;
-  if (args.output.element != Element::kInt8) {
-    limit = std::max(limit, kInputBytes / (shape.k * ElementBytes(args.input.element)));
-  }
+  const int64_t input_rows = kInputBytes / (shape.k * ElementBytes(args.input.element));
+  int64_t limit = args.output.element == Element::kInt8 ? EncodedRows(shape.n)
+                                                        : std::max(kEncodedRows, input_rows);
   if (threads > 1 && args.rows >= kFewestRows * threads) {
     limit = std::min(limit, std::max(kFewestRows, CeilDivide(args.rows, 2 * threads)));
   }

@@ -1,5 +1,7 @@
 #include "kernels/cpu/processors.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -74,6 +76,14 @@ int CgroupProcessors(const std::string& root) {
     if (limit > 0 && (tightest == 0 || limit < tightest)) tightest = limit;
   }
   return tightest == 0 ? 0 : std::max(1, static_cast<int>(std::floor(tightest)));
+}
+
+int64_t SecondLevelCacheBytes() {
+  int64_t bytes = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+  return bytes > 0 ? bytes : int64_t{1} << 20;
 }
 
 }  // namespace octavo::cpu

@@ -1,6 +1,7 @@
-// The processor time a control group grants.
+// What a processor has and a control group grants.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace octavo::cpu {
@@ -9,5 +10,8 @@ namespace octavo::cpu {
 // there is no quota. Reads proc/self/cgroup, and cpu.max (v2) or cpu.cfs_quota_us (v1) of the
 // group and its ancestors under sys/fs/cgroup; `root` is "/" but in tests.
 int CgroupProcessors(const std::string& root);
+
+// A processor's second-level cache; 1 MiB where the system does not say.
+int64_t SecondLevelCacheBytes();
 
 }  // namespace octavo::cpu
