@@ -52,7 +52,7 @@ struct Backend {
   // Instruction sets usable now, in the bits the tables' rows ask for, and their names.
   uint32_t (*instruction_sets)();
   std::string (*instruction_set_names)(uint32_t sets);
-  const RowOperations& rows;
+  RowOperations rows;
   // The element of hidden states between layers (residuals, norms, products that feed them).
   Element (*hidden)(const Format& format);
   // Who adds the residual: the product's epilogue, or the norm after it.

@@ -132,7 +132,8 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(const RuntimeOptions& opt
 absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoint> checkpoint,
                                                        const RuntimeOptions& options,
                                                        Observer* observer) {
-  absl::StatusOr<const Backend*> backend = FindBackend(options.device);
+  absl::StatusOr<const Backend*> backend =
+      options.backend != nullptr ? options.backend : FindBackend(options.device);
   if (!backend.ok()) return backend.status();
   LanePlan lanes[kLanes];
   for (int l = 0; l < kLanes; ++l) {

@@ -18,6 +18,8 @@
 
 namespace octavo {
 
+struct Backend;
+
 struct LaneOptions {
   std::string format;  // a name or an alias
   std::string method;  // "rtn", "hqq", or "" for the format's default (hqq where it has a float
@@ -30,7 +32,10 @@ struct RuntimeOptions {
   std::string model_directory;
   LaneOptions lanes[kLanes];  // defaults: see DefaultRuntimeOptions
   double document_min_share = 0.2;
-  std::string device = "auto";   // "auto", "cpu"
+  std::string device = "auto";  // "auto", "cpu"
+  // Computes instead of the backend that `device` names, and outlives the runtime: a copy whose
+  // functions a bench or a test has wrapped.
+  const Backend* backend = nullptr;
   int threads = 0;               // CPU threads of an engine; 0: every available processor
   int document_step_us = 0;      // 0: the device's default (CPU 1000)
   std::string kernel_plan;       // file: read if it exists and fits, else written

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <iostream>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,8 +25,10 @@
 #include "tests/bench/linear_bench.h"
 #include "tests/bench/model_bench.h"
 #include "tests/bench/peak.h"
+#include "tests/bench/profile_bench.h"
 #ifdef OCTAVO_SERVICE
 #include "tests/bench/serve_bench.h"
+#include "tests/bench/served_pass.h"
 #endif
 #include "tests/bench/tokenizer_bench.h"
 
@@ -39,8 +42,9 @@ ABSL_FLAG(std::string, shape, "",
 ABSL_FLAG(std::string, format, "",
           "formats, separated by commas; model: each measured in both lanes; linear: empty is all; "
           "crossover: empty is f32, bf16, a8w8_int8 and a16w4_int4");
-ABSL_FLAG(std::string, document_format, "a8w8_int8", "model, lengths: format of documents");
-ABSL_FLAG(std::string, query_format, "a16w4_int4", "model: format of queries");
+ABSL_FLAG(std::string, document_format, "a8w8_int8",
+          "model, lengths, profile: format of documents");
+ABSL_FLAG(std::string, query_format, "a16w4_int4", "model, profile: format of queries");
 ABSL_FLAG(int, threads, 0, "CPU threads; 0: every available processor");
 ABSL_FLAG(
     std::string, kernel, "",
@@ -71,7 +75,9 @@ ABSL_FLAG(std::string, peer, "",
 ABSL_FLAG(std::string, python, "python3", "tokenizer: what runs the peer");
 
 // Load on a running server.
-ABSL_FLAG(std::string, server, "127.0.0.1:50051", "serve: address of octavo-server");
+ABSL_FLAG(std::string, server, "",
+          "serve: address of octavo-server, empty: 127.0.0.1:50051; profile: a server of the same "
+          "model and formats on as many threads, for the RPC's share");
 ABSL_FLAG(std::string, rate, "10%", "serve: queries a second, or a share of the lane's capacity");
 ABSL_FLAG(double, seconds, 60, "serve: length of a run");
 ABSL_FLAG(int64_t, least_queries, 1000, "serve: a run lasts until so many queries were sent");
@@ -91,6 +97,7 @@ constexpr char kUsage[] =
     "  tokenizer  ids a second, beside Hugging Face tokenizers\n"
     "  model      a whole encoder: documents for throughput, queries for latency\n"
     "  crossover  every format against the number of tokens in a batch\n"
+    "  profile    where a document's and a query's time goes, and the bound of each part\n"
     "  lengths    what mixed lengths cost beside equal ones\n"
     "  serve      a running server: open-loop queries beside a document stream\n";
 
@@ -232,9 +239,51 @@ absl::Status Lengths() {
 }
 
 #ifdef OCTAVO_SERVICE
+// A round of the profile's texts through --server; connects in the first.
+absl::StatusOr<ProfileBenchOptions::Served> ServeTexts(const Workload& load,
+                                                       std::unique_ptr<ServedTexts>* texts) {
+  if (*texts == nullptr) {
+    const auto name = [](const std::string& format) {
+      auto found = FindFormat(format);
+      return found.ok() ? std::string((*found)->name) : format;
+    };
+    auto connected = ServedTexts::Connect(
+        absl::GetFlag(FLAGS_server), name(absl::GetFlag(FLAGS_document_format)),
+        name(absl::GetFlag(FLAGS_query_format)), load.document_texts, load.query_texts);
+    if (!connected.ok()) return connected.status();
+    *texts = *std::move(connected);
+  }
+  auto query = (*texts)->QuerySeconds();
+  if (!query.ok()) return query.status();
+  auto document = (*texts)->DocumentSeconds();
+  if (!document.ok()) return document.status();
+  return ProfileBenchOptions::Served{*query, *document};
+}
+#endif
+
+absl::Status Profile() {
+  ProfileBenchOptions options;
+  options.source = Source();
+  options.load = Load();
+  options.formats = {absl::GetFlag(FLAGS_document_format), absl::GetFlag(FLAGS_query_format)};
+  options.rounds = std::max(options.rounds, absl::GetFlag(FLAGS_rounds));
+  options.peak_flops = PeakFlops;
+  options.read_rate = ReadRate;
+  options.output = &std::cout;
+  options.table = &std::cerr;
+#ifdef OCTAVO_SERVICE
+  std::unique_ptr<ServedTexts> texts;
+  if (!absl::GetFlag(FLAGS_server).empty()) {
+    options.served = [&](const Workload& load) { return ServeTexts(load, &texts); };
+  }
+#endif
+  return RunProfileBench(options);
+}
+
+#ifdef OCTAVO_SERVICE
 absl::Status Serve() {
   ServeBenchOptions options;
-  options.server = absl::GetFlag(FLAGS_server);
+  if (!absl::GetFlag(FLAGS_server).empty()) options.server = absl::GetFlag(FLAGS_server);
   options.rate = absl::GetFlag(FLAGS_rate);
   options.seconds = absl::GetFlag(FLAGS_seconds);
   options.least_queries = absl::GetFlag(FLAGS_least_queries);
@@ -259,7 +308,7 @@ struct Command {
 };
 constexpr Command kCommands[] = {
     {"peak", Peak},   {"linear", Linear},       {"attention", Attention}, {"tokenizer", Tokenizer},
-    {"model", Model}, {"crossover", Crossover}, {"lengths", Lengths},
+    {"model", Model}, {"crossover", Crossover}, {"lengths", Lengths},     {"profile", Profile},
 #ifdef OCTAVO_SERVICE
     {"serve", Serve},
 #endif

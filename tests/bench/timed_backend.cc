@@ -1,0 +1,182 @@
+#include "tests/bench/timed_backend.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <deque>
+#include <mutex>
+#include <span>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+namespace octavo::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t kMostKernels = 64;  // of a table; each has a function of its own here
+
+// What the timed functions call.
+std::vector<LinearKernel> linear_kernels, timed_linear_kernels;
+std::vector<AttentionKernel> attention_kernels, timed_attention_kernels;
+RowOperations rows;
+bool leave_out_gelu = false;
+
+// Each thread adds to times of its own, which outlive it.
+std::mutex mutex;
+std::deque<PartTimes> all_times;  // guarded by mutex while it grows
+
+PartTimes& ThreadTimes() {
+  thread_local PartTimes* const times = [] {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return &all_times.emplace_back();
+  }();
+  return *times;
+}
+
+// Adds its lifetime to a part.
+class Stopwatch {
+ public:
+  Stopwatch(Part part, const Stream& stream)
+      : time_(ThreadTimes()[static_cast<int>(part)]), slots_(stream.slots()) {}
+  ~Stopwatch() {
+    time_.core_seconds += std::chrono::duration<double>(Clock::now() - start_).count() * slots_;
+    ++time_.calls;
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+  PartTime& time() { return time_; }
+
+ private:
+  PartTime& time_;
+  const int slots_;
+  const Clock::time_point start_ = Clock::now();
+};
+
+// Which of an encoder's four products this is.
+Part PartOf(const LinearArgs& args) {
+  const LinearShape& shape = args.weight->shape;
+  if (args.epilogue.residual != nullptr) {
+    return shape.k > shape.n ? Part::kDown : Part::kAttentionOutput;
+  }
+  return args.epilogue.activation == Activation::kNone ? Part::kQueryKeyValue : Part::kUp;
+}
+
+// The same product without what follows the bias.
+LinearArgs WithoutGelu(LinearArgs args) {
+  thread_local std::vector<float> unread;
+  unread.resize(std::max<size_t>(unread.size(), args.rows * args.weight->shape.n));
+  const bool f32 = args.output.element == Element::kF32;
+  args.output = {unread.data(), args.weight->shape.n, f32 ? Element::kF32 : Element::kBf16};
+  args.epilogue.activation = Activation::kNone;
+  args.epilogue.gated = false;
+  return args;
+}
+
+template <size_t kIndex>
+void RunLinear(const LinearArgs& args, Stream& stream) {
+  const LinearKernel& kernel = linear_kernels[kIndex];
+  const Part part = PartOf(args);
+  const LinearArgs run = leave_out_gelu && part == Part::kUp ? WithoutGelu(args) : args;
+  const LinearShape& shape = args.weight->shape;
+  Stopwatch stopwatch(part, stream);
+  stopwatch.time().flops[static_cast<int>(kernel.arithmetic)] +=
+      2.0 * static_cast<double>(args.rows) * static_cast<double>(shape.n * shape.k);
+  stopwatch.time().weight_bytes += static_cast<double>(args.weight->bytes);
+  kernel.run(run, stream);
+}
+
+template <size_t kIndex>
+void RunAttention(const AttentionArgs& args, Stream& stream) {
+  const AttentionKernel& kernel = attention_kernels[kIndex];
+  double pairs = 0;  // of a query and a key
+  for (int64_t s = 0; s < args.sequences; ++s) {
+    const int64_t begin = std::max<int64_t>(args.row_begin, args.offsets[s]);
+    const int64_t end = std::min<int64_t>(args.row_end, args.offsets[s + 1]);
+    if (end > begin)
+      pairs += static_cast<double>(end - begin) * (args.offsets[s + 1] - args.offsets[s]);
+  }
+  Stopwatch stopwatch(Part::kAttention, stream);
+  stopwatch.time().flops[static_cast<int>(kernel.input)] +=
+      4.0 * args.heads * args.head_size * pairs;
+  kernel.run(args, stream);
+}
+
+template <size_t... kIndices>
+void WrapKernels(std::index_sequence<kIndices...>) {
+  constexpr void (*kLinear[])(const LinearArgs&, Stream&) = {RunLinear<kIndices>...};
+  constexpr void (*kAttention[])(const AttentionArgs&, Stream&) = {RunAttention<kIndices>...};
+  timed_linear_kernels = linear_kernels;
+  timed_attention_kernels = attention_kernels;
+  for (size_t i = 0; i < linear_kernels.size(); ++i) timed_linear_kernels[i].run = kLinear[i];
+  for (size_t i = 0; i < attention_kernels.size(); ++i) {
+    timed_attention_kernels[i].run = kAttention[i];
+  }
+}
+
+// A row operation of any signature, the stream last, timed as `kPart`.
+template <auto kOperation, Part kPart>
+struct TimedRows;
+template <typename... Args, void (*RowOperations::*kOperation)(Args...), Part kPart>
+struct TimedRows<kOperation, kPart> {
+  static void Run(Args... args) {
+    const Stream& stream = std::get<sizeof...(Args) - 1>(std::tie(args...));
+    Stopwatch stopwatch(kPart, stream);
+    (rows.*kOperation)(args...);
+  }
+};
+
+RowOperations WrapRows() {
+  // An operation that is not timed would count as hand-offs.
+  static_assert(sizeof(RowOperations) == 5 * sizeof(void (*)()));
+  return {
+      .embed = TimedRows<&RowOperations::embed, Part::kEmbed>::Run,
+      .norm = TimedRows<&RowOperations::norm, Part::kNorm>::Run,
+      .encode = TimedRows<&RowOperations::encode, Part::kEncode>::Run,
+      .mean_pool = TimedRows<&RowOperations::mean_pool, Part::kPool>::Run,
+      .first_pool = TimedRows<&RowOperations::first_pool, Part::kPool>::Run,
+  };
+}
+
+}  // namespace
+
+const Backend& TimedBackend(const Backend& backend) {
+  static const Backend timed = [&] {
+    const auto linear = backend.linear_kernels();
+    const auto attention = backend.attention_kernels();
+    if (std::max(linear.size(), attention.size()) > kMostKernels) std::abort();
+    linear_kernels.assign(linear.begin(), linear.end());
+    attention_kernels.assign(attention.begin(), attention.end());
+    rows = backend.rows;
+    WrapKernels(std::make_index_sequence<kMostKernels>());
+    Backend copy = backend;
+    copy.linear_kernels = [] { return std::span<const LinearKernel>(timed_linear_kernels); };
+    copy.attention_kernels = [] {
+      return std::span<const AttentionKernel>(timed_attention_kernels);
+    };
+    copy.rows = WrapRows();
+    return copy;
+  }();
+  return timed;
+}
+
+PartTimes TakePartTimes() {
+  const std::lock_guard<std::mutex> lock(mutex);
+  PartTimes sum = {};
+  for (PartTimes& times : all_times) {
+    for (int p = 0; p < kParts; ++p) {
+      sum[p].core_seconds += times[p].core_seconds;
+      sum[p].calls += times[p].calls;
+      sum[p].weight_bytes += times[p].weight_bytes;
+      for (int e = 0; e < kElements; ++e) sum[p].flops[e] += times[p].flops[e];
+    }
+    times = {};
+  }
+  return sum;
+}
+
+void LeaveOutGelu(bool leave_out) { leave_out_gelu = leave_out; }
+
+}  // namespace octavo::bench
