@@ -98,9 +98,16 @@ void RunAttention(const AttentionArgs& args, Stream& stream) {
     if (end > begin)
       pairs += static_cast<double>(end - begin) * (args.offsets[s + 1] - args.offsets[s]);
   }
+  const double flops = 4.0 * args.heads * args.head_size * pairs;  // half scores, half values
   Stopwatch stopwatch(Part::kAttention, stream);
-  stopwatch.time().flops[static_cast<int>(kernel.input)] +=
-      4.0 * args.heads * args.head_size * pairs;
+  std::array<double, kElements>& counted = stopwatch.time().flops;
+  if (kernel.score_levels == 0) {
+    counted[static_cast<int>(kernel.input)] += flops;
+  } else {
+    // In integers: values of 16 bit, which take twice the time of 8, and scores of 8 or 16.
+    const double scores = kernel.score_levels <= 127 ? 1 : 2;
+    counted[static_cast<int>(Element::kInt8)] += flops / 2 * (scores + 2);
+  }
   kernel.run(args, stream);
 }
 
