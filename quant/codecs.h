@@ -29,6 +29,12 @@ void EncodeInt8(const Encoding& encoding, std::span<const float> row, std::span<
 void DecodeInt8(const Encoding& encoding, std::span<const uint8_t> values,
                 std::span<const float> scales, std::span<const float> zeros, std::span<float> row);
 
+// e4m3.cc: one scale a row, max|x| / 448, round to nearest even.
+void EncodeE4m3(const Encoding& encoding, std::span<const float> row, std::span<uint8_t> values,
+                std::span<float> scales, std::span<float> zeros);
+void DecodeE4m3(const Encoding& encoding, std::span<const uint8_t> values,
+                std::span<const float> scales, std::span<const float> zeros, std::span<float> row);
+
 // int4.cc: groups along the row. Symmetric: scale = max|x| / 7.5, q in [-8, 7], stored q + 8.
 // With a zero point: scale = (max - min) / 15, zero = -min / scale, q in [0, 15].
 void EncodeInt4(const Encoding& encoding, std::span<const float> row, std::span<uint8_t> values,

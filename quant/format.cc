@@ -25,6 +25,15 @@ constexpr Encoding Int8(When when) {
           .when = when};
 }
 
+// Weights a scale an output channel (0), activations a scale a token and 128 values along K.
+constexpr Encoding E4m3(int group, When when) {
+  return {.element = Element::kE4m3,
+          .group_rows = 1,
+          .group_columns = group,
+          .scale = ScaleElement::kF32,
+          .when = when};
+}
+
 constexpr Encoding Int4(int group, Zero zero) {
   return {.element = Element::kInt4,
           .group_rows = 1,
@@ -36,6 +45,8 @@ constexpr Encoding Int4(int group, Zero zero) {
 // Errors of plain floats are relative to the value, so their bound in units of a scale is 0.
 // int4: half a step; symmetric, a scale rounded down to f16 clips the largest value a little more.
 constexpr double kInt8Bound = 0.5 + 1e-4;
+// e4m3: half a step of the largest binade, 256 to 448.
+constexpr double kE4m3Bound = 16 + 1e-3;
 constexpr double kInt4Bound = 0.5 + 8.0 / 2048;
 constexpr double kInt4ZeroBound = 0.5 + 1e-3;
 
@@ -50,6 +61,8 @@ constexpr std::array kFormats = {
            quant::DecodeBf16, 0.0},
     Format{"a8w8_int8", Int8(When::kStored), Int8(When::kPerCall), quant::EncodeInt8,
            quant::DecodeInt8, kInt8Bound},
+    Format{"a8w8_fp8", E4m3(0, When::kStored), E4m3(128, When::kPerCall), quant::EncodeE4m3,
+           quant::DecodeE4m3, kE4m3Bound},
     Format{"a16w4_int4_g32", Int4(32, Zero::kNone), kBf16Activation, EncodeInt4, DecodeInt4,
            kInt4Bound},
     Format{"a16w4_int4_g64", Int4(64, Zero::kNone), kBf16Activation, EncodeInt4, DecodeInt4,
@@ -130,7 +143,8 @@ float LargestValue(const Encoding& encoding) {
     case Element::kBf16:
       return 0x1.fep+127f;
     case Element::kInt8:
-      return 3.4e38f;  // 127 steps of a scale rounded up must stay finite
+    case Element::kE4m3:
+      return 3.4e38f;  // 127 or 448 steps of a scale rounded up must stay finite
     case Element::kInt4:
       return 7.5f * kLargestF16;
     default:

@@ -45,7 +45,7 @@ struct EncodedMatrix {
   Encoding encoding;
   int64_t rows = 0;
   int64_t columns = 0;
-  // Row-major. f32/f16/bf16: the values themselves. int8: one byte each. int4: unsigned code
+  // Row-major. f32/f16/bf16: the values themselves. int8, e4m3: one byte each. int4: unsigned code
   // 0..15 (symmetric layouts store q + 8), two a byte, the even column in the low nibble; a row
   // starts on a byte.
   std::vector<uint8_t> values;

@@ -35,6 +35,15 @@ TEST(CodecsTest, Int8HasOneScaleARow) {
   EXPECT_THAT(matrix.values, ElementsAre(127, 0x81, 2, 2, 127, 0, 0xfe, 0));
 }
 
+TEST(CodecsTest, E4m3HasOneScaleARow) {
+  const EncodedMatrix matrix =
+      Encode("a8w8_fp8", {448.0f, -448.0f, 17.0f, 19.0f, 896.0f, 0.0f, -3.0f, 0x1p-9f}, 2, 4);
+  EXPECT_THAT(matrix.scales, ElementsAre(1.0f, 2.0f));
+  // 17 and 19 lie half way between 16, 18 and 20: both to the even mantissa. -3 / 2 is -1.5; 2^-10
+  // is half the smallest subnormal, to the even 0.
+  EXPECT_THAT(matrix.values, ElementsAre(0x7e, 0xfe, 0x58, 0x5a, 0x7e, 0x00, 0xbc, 0x00));
+}
+
 TEST(CodecsTest, SymmetricInt4StoresQPlus8EvenColumnLow) {
   // Largest magnitude 7.5: scale 1. 7.5 is clipped to 7, stored 15.
   std::vector<float> weights(2 * 33, 0.0f);

@@ -25,8 +25,8 @@ TEST(FormatTest, FindsEveryFormatByItsFullName) {
     EXPECT_EQ(*found, &format);
   }
   for (const char* name :
-       {"f32", "f16", "bf16", "a8w8_int8", "a16w4_int4_g32", "a16w4_int4_g64", "a16w4_int4_g128",
-        "a16w4_int4_g32z", "a16w4_int4_g64z", "a16w4_int4_g128z"}) {
+       {"f32", "f16", "bf16", "a8w8_int8", "a8w8_fp8", "a16w4_int4_g32", "a16w4_int4_g64",
+        "a16w4_int4_g128", "a16w4_int4_g32z", "a16w4_int4_g64z", "a16w4_int4_g128z"}) {
     EXPECT_EQ(names.count(name), 1u) << name;
   }
 }
@@ -74,6 +74,7 @@ TEST(FormatTest, CountsBits) {
   EXPECT_EQ(bits("f16"), 16.0);
   EXPECT_EQ(bits("bf16"), 16.0);
   EXPECT_EQ(bits("a8w8_int8"), 8.0 + 32.0 / 256);
+  EXPECT_EQ(bits("a8w8_fp8"), 8.0 + 32.0 / 256);
   EXPECT_EQ(bits("a16w4_int4_g32"), 4.5);
   EXPECT_EQ(bits("a16w4_int4_g64"), 4.25);
   EXPECT_EQ(bits("a16w4_int4_g128"), 4.125);
