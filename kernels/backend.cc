@@ -86,7 +86,7 @@ void FirstPool(const PoolArgs& args, Stream&) {
 
 Element HiddenF32(const Format&) { return Element::kF32; }
 
-constexpr Element kOutputs[] = {Element::kF32, Element::kBf16, Element::kInt8};
+constexpr Element kOutputs[] = {Element::kF32, Element::kBf16, Element::kInt8, Element::kE4m3};
 constexpr RowOperations kCpuRows = {Embed, Norm, Encode, MeanPool, FirstPool};
 
 }  // namespace

@@ -30,7 +30,7 @@ struct PackedWeight {
 struct LinearArgs {
   int64_t rows = 0;  // M, tokens
   Matrix input;      // [M, K] in the format's activation encoding
-  Matrix output;     // [M, N] (N / 2 if gated); f32, bf16, or int8 with scales and sums a row
+  Matrix output;     // [M, N] (N / 2 if gated); f32, bf16, int8 with scales and sums a row, or e4m3
   const PackedWeight* weight = nullptr;
   Epilogue epilogue;
   // Where a device holds the number of rows, `rows` being its upper bound: rows past it need not be

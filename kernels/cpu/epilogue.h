@@ -17,6 +17,7 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/e4m3.h"
 #include "kernels/cpu/linear_block.h"
 
 namespace octavo::cpu {
@@ -167,6 +168,12 @@ template <class V>
 inline void EncodeBlock(const float* values, int64_t stride, int64_t rows, int64_t columns,
                         const Matrix& output) {
   for (int64_t r = 0; r < rows; ++r) {
+    if (output.element == Element::kE4m3) {
+      EncodeE4m3Row(values + r * stride, columns,
+                    static_cast<uint8_t*>(output.values) + r * output.stride, output.scales + r,
+                    output.scale_stride);
+      continue;
+    }
     EncodeRow<V>(values + r * stride, columns,
                  static_cast<int8_t*>(output.values) + r * output.stride, output.scales + r,
                  output.sums + r);

@@ -38,6 +38,9 @@ int64_t ElementBytes(Element element) {
   }
 }
 
+// Outputs whose scales are known only when the row is: finished in f32, then encoded.
+bool IsEncoded(Element element) { return element == Element::kInt8 || element == Element::kE4m3; }
+
 struct Split {
   int64_t row_blocks = 1;
   int64_t rows = 0;  // a block
@@ -48,8 +51,8 @@ struct Split {
 Split SplitProduct(const BlockKernel& kernel, const LinearArgs& args, int threads) {
   const LinearShape& shape = args.weight->shape;
   const int64_t input_rows = kInputBytes / (shape.k * ElementBytes(args.input.element));
-  int64_t limit = args.output.element == Element::kInt8 ? EncodedRows(shape.n)
-                                                        : std::max(kEncodedRows, input_rows);
+  int64_t limit =
+      IsEncoded(args.output.element) ? EncodedRows(shape.n) : std::max(kEncodedRows, input_rows);
   if (threads > 1 && args.rows >= kFewestRows * threads) {
     limit = std::min(limit, std::max(kFewestRows, CeilDivide(args.rows, 2 * threads)));
   }
@@ -144,7 +147,7 @@ void RunBlocks(const BlockKernel& kernel, const LinearArgs& args, Stream& stream
   if (args.rows == 0) return;
   Team& team = static_cast<Team&>(stream);
   const Split split = SplitProduct(kernel, args, team.threads());
-  if (args.output.element == Element::kInt8) {
+  if (IsEncoded(args.output.element)) {
     RunEncoded(kernel, args, split, team);
     return;
   }

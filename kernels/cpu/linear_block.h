@@ -25,7 +25,7 @@ struct LinearBlock {
   int64_t column_begin = 0;  // a multiple of BlockKernel::column_step
   int64_t column_end = 0;    // likewise, or shape.n
   Matrix input;
-  Matrix output;  // f32 or bf16, never int8
+  Matrix output;  // f32 or bf16, never 8 bits
   // The output ends in 16 or 8 bits: GELU may be the coarse one (within 1e-4).
   bool coarse = false;
   Epilogue epilogue;
@@ -35,7 +35,8 @@ struct BlockKernel {
   // Computes the block's outputs, epilogue applied (FinishTile of epilogue.h). Reads nothing
   // outside the block's rows and the first shape.k columns; writes nothing outside the block.
   void (*compute)(const LinearBlock& block);
-  // Encodes finished f32 rows as int8 (EncodeRow of epilogue.h); output is at the first row.
+  // Encodes finished f32 rows as int8 or e4m3 (EncodeBlock of epilogue.h); output is at the first
+  // row.
   void (*encode)(const float* values, int64_t stride, int64_t rows, int64_t columns,
                  const Matrix& output);
   int64_t row_step;     // rows of the register tile
@@ -43,7 +44,7 @@ struct BlockKernel {
 };
 
 // Computes args on the team `stream`. Blocks are sized so that a block's activations stay in the
-// second-level cache while the weight panels pass by; with int8 output a block is whole rows, kept
+// second-level cache while the weight panels pass by; with 8-bit output a block is whole rows, kept
 // in f32 in per-thread scratch until they are complete, then encoded. When there are fewer rows
 // than threads want, columns are split too, and encoding follows the join.
 void RunBlocks(const BlockKernel& kernel, const LinearArgs& args, Stream& stream);

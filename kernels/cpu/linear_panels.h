@@ -29,6 +29,8 @@ enum LinearPacking : int {
   kPackingInt4 = 3,
   // Another panel altogether: linear_a8w8_int8.h.
   kPackingA8W8Int8 = 4,
+  // [K rounded up to 4][32] e4m3, then scales [32] f32.
+  kPackingE4m3 = 5,
 };
 
 // PackedWeight::data of these rows points to one.
@@ -62,6 +64,7 @@ extern const BlockKernel kLinearBf16Avx2;
 extern const BlockKernel kLinearBf16Avx512;
 extern const BlockKernel kLinearBf16Avx512Bf16;
 extern const BlockKernel kLinearBf16Amx;
+extern const BlockKernel kLinearA8W8Fp8Portable;
 extern const BlockKernel kLinearA16W4Int4Portable;
 extern const BlockKernel kLinearA16W4Int4Avx2;
 extern const BlockKernel kLinearA16W4Int4Avx512;

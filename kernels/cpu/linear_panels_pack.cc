@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cpu/e4m3.h"
 #include "kernels/cpu/linear_panels.h"
 #include "kernels/cpu/linear_rows.h"
 #include "quant/half.h"
@@ -101,6 +102,14 @@ bool AcceptsF32(const Format& format) { return Plain(format, Element::kF32); }
 
 bool AcceptsBf16(const Format& format) { return Plain(format, Element::kBf16); }
 
+bool AcceptsA8W8Fp8(const Format& format) {
+  const Encoding weight = {.element = Element::kE4m3, .group_rows = 1, .scale = ScaleElement::kF32};
+  Encoding activation = weight;
+  activation.group_columns = kE4m3ScaleColumns;
+  activation.when = When::kPerCall;
+  return format.weight == weight && format.activation == activation;
+}
+
 bool AcceptsA16W4Int4(const Format& format) {
   const Encoding& weight = format.weight;
   return weight.element == Element::kInt4 && weight.group_rows == 1 && weight.group_columns > 0 &&
@@ -139,6 +148,21 @@ absl::Status PackBf16(const Format& format, const EncodedMatrix& matrix, PackedW
       const size_t bytes = k + 1 < matrix.columns ? 4 : 2;
       std::memcpy(to + k / 2 * kPanelColumns * 4, from + k * 2, bytes);
     }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PackA8W8Fp8(const Format& format, const EncodedMatrix& matrix, PackedWeight* packed) {
+  absl::Status status = CheckMatrix(format, AcceptsA8W8Fp8(format), matrix);
+  if (!status.ok()) return status;
+  const int64_t scales = RoundUp(matrix.columns, 4) * kPanelColumns;  // their offset
+  OwnedWeight* owned = Allocate(format, matrix, scales + kPanelColumns * 4, packed);
+  for (int64_t n = 0; n < matrix.rows; ++n) {
+    uint8_t* panel = PanelOfChannel(*owned, n);
+    const int64_t c = n % kPanelColumns;
+    const uint8_t* from = matrix.values.data() + n * matrix.row_bytes();
+    for (int64_t k = 0; k < matrix.columns; ++k) panel[k * kPanelColumns + c] = from[k];
+    std::memcpy(panel + scales + 4 * c, &matrix.scales[n], 4);
   }
   return absl::OkStatus();
 }

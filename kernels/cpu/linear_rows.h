@@ -10,10 +10,12 @@ namespace octavo::cpu {
 // linear_panels_pack.cc, layouts in linear_panels.h.
 bool AcceptsF32(const Format& format);
 bool AcceptsBf16(const Format& format);
+bool AcceptsA8W8Fp8(const Format& format);
 bool AcceptsA16W4Int4(const Format& format);
 bool FitsAnyShape(const LinearShape& shape);
 absl::Status PackF32(const Format& format, const EncodedMatrix& matrix, PackedWeight* packed);
 absl::Status PackBf16(const Format& format, const EncodedMatrix& matrix, PackedWeight* packed);
+absl::Status PackA8W8Fp8(const Format& format, const EncodedMatrix& matrix, PackedWeight* packed);
 absl::Status PackA16W4Int4(const Format& format, const EncodedMatrix& matrix, PackedWeight* packed);
 
 // linear_a8w8_int8_pack.cc, layout in linear_a8w8_int8.h.

@@ -74,6 +74,9 @@ constexpr std::array kLinearKernels = {
     LinearKernel{"a8w8_int8_portable", AcceptsA8W8, kPortable, kPackingA8W8Int8, Element::kInt8,
                  FitsA8W8, PackA8W8, Run<kA8W8Portable>, kInt8Error, Element::kInt8},
 
+    LinearKernel{"a8w8_fp8_f32_portable", AcceptsA8W8Fp8, kPortable, kPackingE4m3, Element::kE4m3,
+                 FitsAnyShape, PackA8W8Fp8, Run<kLinearA8W8Fp8Portable>, kF32Error, Element::kF32},
+
 #if defined(__x86_64__)
     LinearKernel{"a16w4_int4_bf16_amx", AcceptsA16W4Int4, kAvx512 | kAvx512Bf16 | kAmxBf16,
                  kPackingInt4, Element::kBf16, FitsAnyShape, PackA16W4Int4,

@@ -29,7 +29,8 @@ struct RowFunctions {
 // Fastest first; the functions below use the first that this processor can run. Static storage.
 std::span<const RowFunctions> RowFunctionTable();
 
-// Copies or encodes f32 rows into `output.element`: f32, bf16 (round to nearest even) or int8:
+// Copies or encodes f32 rows into `output.element`: f32, bf16 (round to nearest even), e4m3
+// (EncodeE4m3Row of e4m3.h) or int8:
 // scale = max|x| / 127 a row, q = x * (127 / max|x|) rounded half to even, and the sum of q. A row
 // whose largest magnitude is below 2^-100 is zeros with scale 0; one with a value that is not
 // finite is zeros with a scale that is not finite.

@@ -60,6 +60,9 @@ inline void EncodeOneRow(const float* x, int64_t row, int64_t columns, const Mat
   if (output.element == Element::kInt8) {
     EncodeRow<V>(x, columns, static_cast<int8_t*>(output.values) + at, output.scales + row,
                  output.sums + row);
+  } else if (output.element == Element::kE4m3) {
+    EncodeE4m3Row(x, columns, static_cast<uint8_t*>(output.values) + at, output.scales + row,
+                  output.scale_stride);
   } else if (output.element == Element::kBf16) {
     uint16_t* to = static_cast<uint16_t*>(output.values) + at;
     int64_t c = 0;

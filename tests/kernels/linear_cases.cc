@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "quant/e4m3.h"
 #include "tests/reference/reference.h"
 
 namespace octavo {
@@ -57,6 +58,12 @@ uint16_t ToBf16(float x) {
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+// Groups of columns with a scale each.
+constexpr int64_t kE4m3Group = 128;
+int64_t ScaleGroups(Element element, int64_t columns) {
+  return element == Element::kE4m3 ? (columns + kE4m3Group - 1) / kE4m3Group : 1;
+}
+
 absl::string_view View(std::string_view text) { return {text.data(), text.size()}; }
 
 std::string_view ElementName(Element element) {
@@ -67,6 +74,8 @@ std::string_view ElementName(Element element) {
       return "bf16";
     case Element::kInt8:
       return "int8";
+    case Element::kE4m3:
+      return "e4m3";
     default:
       return "other";
   }
@@ -82,6 +91,8 @@ std::string Describe(const EpilogueCase& epilogue) {
                       View(ElementName(epilogue.output)));
 }
 
+int64_t LinearOutput::scale_groups() const { return ScaleGroups(element, columns); }
+
 int64_t LinearOutput::row_bytes() const { return columns * Bytes(element); }
 
 const uint8_t* LinearOutput::row(int64_t r) const {
@@ -91,9 +102,13 @@ const uint8_t* LinearOutput::row(int64_t r) const {
 bool SameRows(const LinearOutput& a, int64_t begin, const LinearOutput& b) {
   for (int64_t r = 0; r < b.rows; ++r) {
     if (std::memcmp(a.row(begin + r), b.row(r), b.row_bytes()) != 0) return false;
-    if (b.element != Element::kInt8) continue;
+    if (b.element != Element::kInt8 && b.element != Element::kE4m3) continue;
     const int64_t at = LinearOutput::kGuardRows + r;
-    if (std::memcmp(&a.scales[at + begin], &b.scales[at], sizeof(float)) != 0) return false;
+    for (int64_t g = 0; g < b.scale_groups(); ++g) {
+      const float* of_a = &a.scales[g * (a.rows + 2 * LinearOutput::kGuardRows) + at + begin];
+      const float* of_b = &b.scales[g * (b.rows + 2 * LinearOutput::kGuardRows) + at];
+      if (std::memcmp(of_a, of_b, sizeof(float)) != 0) return false;
+    }
     if (a.sums[at + begin] != b.sums[at]) return false;
   }
   return true;
@@ -113,6 +128,12 @@ LinearProblem::LinearProblem(const Format& format, const LinearShape& shape, int
       break;
     case Values::kExtreme:
       DrawExtremes(seed);
+      break;
+    case Values::kPositive:
+      DrawNormal(seed, /*spread=*/false);
+      for (float& x : original_input_) x = std::abs(x);
+      for (float& w : original_weight_) w = std::abs(w);
+      weight_ = *EncodeMatrix(format_, Method::kRoundToNearest, original_weight_, shape.n, shape.k);
       break;
   }
   decoded_weight_ = DecodeMatrix(format, weight_);
@@ -165,6 +186,8 @@ void LinearProblem::DrawIntegers(uint64_t seed) {
         const int w = static_cast<int>(weight[n * shape_.k + k]);
         if (format_.weight.element == Element::kInt8) {
           weight_.values[n * row_bytes + k] = static_cast<uint8_t>(w);
+        } else if (format_.weight.element == Element::kE4m3) {
+          weight_.values[n * row_bytes + k] = FloatToE4m3(static_cast<float>(w));
         } else {
           weight_.values[n * row_bytes + k / 2] |= (w + 8) << (k % 2 * 4);
         }
@@ -183,9 +206,14 @@ void LinearProblem::DrawExtremes(uint64_t seed) {
   for (int64_t n = 0; n < shape_.n; ++n) {
     const auto low = [&] { return n % 4 == 0 || (n % 4 > 1 && random() % 2 == 0); };
     if (codes) {
-      const bool int8 = format_.weight.element == Element::kInt8;
-      const uint8_t lowest = !int8 ? 0x00 : n % 8 < 4 ? 0x80 : 0x81;  // int8: -128 or -127
-      const uint8_t highest = int8 ? 0x7f : 0xff;
+      uint8_t lowest = 0x00, highest = 0xff;
+      if (format_.weight.element == Element::kInt8) {
+        lowest = n % 8 < 4 ? 0x80 : 0x81;  // -128 or -127
+        highest = 0x7f;
+      } else if (format_.weight.element == Element::kE4m3) {
+        lowest = 0xfe;  // -448
+        highest = 0x7e;
+      }
       for (int64_t i = 0; i < row_bytes; ++i) {
         weight_.values[n * row_bytes + i] = low() ? lowest : highest;
       }
@@ -214,15 +242,19 @@ void LinearProblem::EncodeActivations() {
   const Element element = format_.activation.element;
   const int64_t bytes = Bytes(element);
   input_stride_ = shape_.k + 5;
-  // NaN as f32 and bf16, -1 (far from a zero) as int8.
+  // NaN as f32, bf16 and e4m3, -1 (far from a zero) as int8.
   input_.assign(((rows_ - 1) * input_stride_ + shape_.k) * bytes, 0xff);
   decoded_input_.resize(rows_ * shape_.k);
-  input_scales_.assign(rows_, 1.0f);
+  input_scales_.assign(rows_ * ScaleGroups(element, shape_.k), 1.0f);
   input_sums_.assign(rows_, 0);
   for (int64_t r = 0; r < rows_; ++r) {
     const float* from = original_input_.data() + r * shape_.k;
     float* decoded = decoded_input_.data() + r * shape_.k;
     uint8_t* to = input_.data() + r * input_stride_ * bytes;
+    if (element == Element::kE4m3) {
+      EncodeE4m3Activations(r, from, to, decoded);
+      continue;
+    }
     float largest = 0.0f;
     for (int64_t k = 0; k < shape_.k; ++k) largest = std::max(largest, std::abs(from[k]));
     const float scale = values_ == Values::kInteger ? 1.0f : largest / 127.0f;
@@ -246,6 +278,21 @@ void LinearProblem::EncodeActivations() {
   }
 }
 
+void LinearProblem::EncodeE4m3Activations(int64_t row, const float* from, uint8_t* to,
+                                          float* decoded) {
+  for (int64_t begin = 0; begin < shape_.k; begin += kE4m3Group) {
+    const int64_t end = std::min(shape_.k, begin + kE4m3Group);
+    float largest = 0.0f;
+    for (int64_t k = begin; k < end; ++k) largest = std::max(largest, std::abs(from[k]));
+    float& scale = input_scales_[begin / kE4m3Group * rows_ + row];
+    if (values_ != Values::kInteger) scale = largest / kLargestE4m3;
+    for (int64_t k = begin; k < end; ++k) {
+      to[k] = FloatToE4m3(scale == 0.0f ? 0.0f : from[k] / scale);
+      decoded[k] = E4m3ToFloat(to[k]) * scale;
+    }
+  }
+}
+
 void LinearProblem::MakeEpilogueData(uint64_t seed) {
   std::mt19937_64 random(seed + 2);
   std::normal_distribution<float> normal;
@@ -258,7 +305,8 @@ void LinearProblem::MakeEpilogueData(uint64_t seed) {
 }
 
 std::string LinearProblem::Describe() const {
-  static constexpr std::string_view kNames[] = {"plain", "spread", "integer", "extreme"};
+  static constexpr std::string_view kNames[] = {"plain", "spread", "integer", "extreme",
+                                                "positive"};
   return absl::StrCat(View(format_.name), " M ", rows_, " N ", shape_.n, " K ", shape_.k, " ",
                       View(kNames[static_cast<int>(values_)]));
 }
@@ -286,18 +334,24 @@ LinearOutput LinearProblem::Run(const EpilogueCase& epilogue, const PackedWeight
   output.element = epilogue.output;
   const int64_t all_rows = output.rows + 2 * kGuard;
   output.values.assign(all_rows * output.stride * Bytes(output.element), kGuardByte);
-  output.scales.assign(all_rows, kGuardScale);
+  output.scales.assign(all_rows * output.scale_groups(), kGuardScale);
   output.sums.assign(all_rows, kGuardSum);
 
   const Element element = format_.activation.element;
   LinearArgs args;
   args.rows = output.rows;
   args.input = {const_cast<uint8_t*>(input_.data()) + begin * input_stride_ * Bytes(element),
-                input_stride_, element, const_cast<float*>(input_scales_.data()) + begin,
-                const_cast<int32_t*>(input_sums_.data()) + begin};
+                input_stride_,
+                element,
+                const_cast<float*>(input_scales_.data()) + begin,
+                const_cast<int32_t*>(input_sums_.data()) + begin,
+                rows_};
   args.output = {output.values.data() + kGuard * output.stride * Bytes(output.element),
-                 output.stride, output.element, output.scales.data() + kGuard,
-                 output.sums.data() + kGuard};
+                 output.stride,
+                 output.element,
+                 output.scales.data() + kGuard,
+                 output.sums.data() + kGuard,
+                 all_rows};
   args.weight = packed;
   args.epilogue = MakeEpilogue(epilogue, begin);
   if (epilogue.residual && output.element == Element::kF32) {
@@ -324,8 +378,13 @@ std::string LinearProblem::CheckGuards(const LinearOutput& output) const {
                             " byte ", b);
       }
     }
-    if ((guard || output.element != Element::kInt8) &&
-        (output.scales[r] != kGuardScale || output.sums[r] != kGuardSum)) {
+    const bool int8 = output.element == Element::kInt8;
+    bool own = (int8 && !guard) || output.sums[r] == kGuardSum;
+    for (int64_t g = 0; g < output.scale_groups(); ++g) {
+      own &= (!guard && (int8 || output.element == Element::kE4m3)) ||
+             output.scales[g * all_rows + r] == kGuardScale;
+    }
+    if (!own) {
       return absl::StrCat("wrote a scale or sum that is not its own, row ",
                           r - LinearOutput::kGuardRows);
     }
@@ -368,7 +427,9 @@ std::string LinearProblem::Check(const EpilogueCase& epilogue, const LinearOutpu
 
   std::vector<double> tolerances(columns);
   for (int64_t r = 0; r < output.rows; ++r) {
-    double largest = 0.0, largest_tolerance = 0.0;
+    // Of each group of columns with a scale.
+    const int64_t group = output.element == Element::kE4m3 ? kE4m3Group : columns;
+    std::vector<double> largest(output.scale_groups()), largest_tolerance(output.scale_groups());
     for (int64_t j = 0; j < columns; ++j) {
       const double y = expected[r * columns + j];
       double tolerance;
@@ -388,16 +449,22 @@ std::string LinearProblem::Check(const EpilogueCase& epilogue, const LinearOutpu
       }
       tolerance += kF32Epsilon * std::abs(y) + std::numeric_limits<float>::min();
       tolerances[j] = tolerance;
-      largest = std::max(largest, std::abs(y));
-      largest_tolerance = std::max(largest_tolerance, tolerance);
+      largest[j / group] = std::max(largest[j / group], std::abs(y));
+      largest_tolerance[j / group] = std::max(largest_tolerance[j / group], tolerance);
     }
 
-    double scale = 0.0;
+    std::vector<double> scales(output.scale_groups());
     int64_t sum = 0;
-    if (output.element == Element::kInt8) {
-      scale = output.scales[LinearOutput::kGuardRows + r];
-      if (!(std::abs(scale * 127.0 - largest) <= largest_tolerance + 1e-6 * largest)) {
-        return absl::StrCat("scale of row ", r, " is ", scale, ", the largest magnitude ", largest);
+    if (output.element == Element::kInt8 || output.element == Element::kE4m3) {
+      const double code = output.element == Element::kInt8 ? 127.0 : kLargestE4m3;
+      for (int64_t g = 0; g < output.scale_groups(); ++g) {
+        scales[g] = output.scales[g * (output.rows + 2 * LinearOutput::kGuardRows) +
+                                  LinearOutput::kGuardRows + r];
+        if (!(std::abs(scales[g] * code - largest[g]) <=
+              largest_tolerance[g] + 1e-6 * largest[g])) {
+          return absl::StrCat("scale ", g, " of row ", r, " is ", scales[g],
+                              ", the largest magnitude ", largest[g]);
+        }
       }
     }
     for (int64_t j = 0; j < columns; ++j) {
@@ -413,12 +480,15 @@ std::string LinearProblem::Check(const EpilogueCase& epilogue, const LinearOutpu
         std::memcpy(&value, output.row(r) + 2 * j, sizeof(value));
         got = FromBf16(value);
         step = 0x1p-8 * (std::abs(y) + tolerances[j]);
+      } else if (output.element == Element::kE4m3) {
+        got = E4m3ToFloat(output.row(r)[j]) * scales[j / group];
+        step = 0x1.001p-4 * (std::abs(y) + tolerances[j]) + 0x1p-10 * scales[j / group];
       } else {
         const int q = static_cast<int8_t>(output.row(r)[j]);
         if (q == -128) return absl::StrCat("code -128 at row ", r, " column ", j);
         sum += q;
-        got = q * scale;
-        step = 0.5001 * scale;
+        got = q * scales[0];
+        step = 0.5001 * scales[0];
       }
       if (!(std::abs(got - y) <= tolerances[j] + step)) {
         return absl::StrCat("row ", r, " column ", j, " is ", got, ", not ", y, " within ",

@@ -15,10 +15,11 @@ namespace octavo {
 
 // How weights and activations are drawn.
 enum class Values : uint8_t {
-  kPlain,    // standard normal
-  kSpread,   // scales of channels and tokens 2^-8 to 2^8, groups 2^-2 to 2^2 and off centre
-  kInteger,  // small integers under unit scales: products are exact
-  kExtreme,  // codes at their limits, an outlier token, a row of zeros
+  kPlain,     // standard normal
+  kSpread,    // scales of channels and tokens 2^-8 to 2^8, groups 2^-2 to 2^2 and off centre
+  kInteger,   // small integers under unit scales: products are exact
+  kExtreme,   // codes at their limits, an outlier token, a row of zeros
+  kPositive,  // magnitudes of standard normals: sums grow with K
 };
 
 struct EpilogueCase {
@@ -38,12 +39,13 @@ struct LinearOutput {
   int64_t stride = 0;  // elements; columns beyond `columns` are guards
   Element element = Element::kF32;
   std::vector<uint8_t> values;  // guard rows, rows, guard rows
-  std::vector<float> scales;    // the same, one a row
+  std::vector<float> scales;    // the same, one a row; e4m3: for each 128 columns
   std::vector<int32_t> sums;
 
   static constexpr int64_t kGuardRows = 2;
   const uint8_t* row(int64_t r) const;
-  int64_t row_bytes() const;  // of `columns`
+  int64_t row_bytes() const;     // of `columns`
+  int64_t scale_groups() const;  // a row
 };
 
 // True if rows [begin, begin + b.rows) of a are b, bit for bit, scales and sums included.
@@ -76,7 +78,8 @@ class LinearProblem {
   // Judges a run of all rows: "" or what is wrong, first element first.
   //   |error of a product| <= error_constant * eps(arithmetic) * sum|x||w|, then as the epilogue
   //   carries it on, the stated errors of its functions, and half a step of the output encoding.
-  // Guards are untouched; int8 outputs have scale = max / 127 and right sums.
+  // Guards are untouched; int8 outputs have scale = max / 127 and right sums, e4m3
+  // outputs scale = max / 448 for every 128 columns.
   std::string Check(const EpilogueCase& epilogue, const LinearOutput& output, double error_constant,
                     Element arithmetic) const;
 
@@ -95,6 +98,7 @@ class LinearProblem {
   void DrawExtremes(uint64_t seed);
   void DrawNormal(uint64_t seed, bool spread);
   void EncodeActivations();
+  void EncodeE4m3Activations(int64_t row, const float* from, uint8_t* to, float* decoded);
   void MakeEpilogueData(uint64_t seed);
   Epilogue MakeEpilogue(const EpilogueCase& epilogue, int64_t begin) const;
 
@@ -109,7 +113,7 @@ class LinearProblem {
   std::vector<float> decoded_input_;
   std::vector<uint8_t> input_;  // [rows, input_stride_], the last row cut at K
   int64_t input_stride_ = 0;
-  std::vector<float> input_scales_;
+  std::vector<float> input_scales_;  // [groups][rows]
   std::vector<int32_t> input_sums_;
   std::vector<float> bias_;      // [n]
   std::vector<float> residual_;  // [rows, residual_stride_]

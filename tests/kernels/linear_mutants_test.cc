@@ -3,10 +3,12 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "kernels/cpu/team.h"
+#include "quant/e4m3.h"
 #include "tests/kernels/linear_cases.h"
 #include "tests/reference/reference.h"
 
@@ -35,6 +37,7 @@ enum class Fault {
   kTruncates,      // int8: rounds toward zero
   kNarrowScale,    // int8: max / 128
   kOverwrites,     // writes one column too many
+  kNoPromotion,    // fp8: one short accumulator over all of K
 };
 
 constexpr const char* kFaultNames[] = {
@@ -42,7 +45,7 @@ constexpr const char* kFaultNames[] = {
     "TokenScales", "DroppedTail",   "ReadPastK",     "NibbleOrder",  "SignedNibbles",
     "BiasShifted", "BiasAfter",     "ResidualRow",   "NoActivation", "TanhForErf",
     "GateAndUp",   "ShiftedColumn", "WrongSum",      "Truncates",    "NarrowScale",
-    "Overwrites"};
+    "Overwrites",  "NoPromotion"};
 
 float Bf16(const uint8_t* from) {
   uint16_t half;
@@ -61,7 +64,8 @@ uint16_t ToBf16(float x) {
 
 class NaiveKernel {
  public:
-  NaiveKernel(const EncodedMatrix& weight, Fault fault) : weight_(weight), fault_(fault) {}
+  NaiveKernel(const EncodedMatrix& weight, Fault fault, bool short_accumulator = false)
+      : weight_(weight), fault_(fault), short_accumulator_(short_accumulator) {}
 
   void Run(const LinearArgs& args) const {
     const int64_t n = weight_.rows;
@@ -92,6 +96,8 @@ class NaiveKernel {
         return Bf16(row + 2 * k);
       case Element::kInt8:
         return static_cast<double>(static_cast<int8_t>(row[k])) * weight_.scales[scale_row];
+      case Element::kE4m3:
+        return static_cast<double>(E4m3ToFloat(row[k])) * weight_.scales[scale_row];
       default: {
         const int64_t shift = (k % 2) ^ (fault_ == Fault::kNibbleOrder ? 1 : 0);
         int q = row[k / 2] >> (4 * shift) & 15;
@@ -115,17 +121,40 @@ class NaiveKernel {
     if (args.input.element == Element::kBf16) return Bf16(values + 2 * at);
     int64_t row = r;
     if (fault_ == Fault::kTokenScales) row = std::min(r ^ 1, args.rows - 1);
+    if (args.input.element == Element::kE4m3) {
+      const int64_t groups = (weight_.columns + 127) / 128;
+      int64_t group = std::min(k / 128, groups - 1);
+      if (fault_ == Fault::kShiftedGroup) group = (group + 1) % groups;
+      return E4m3ToFloat(values[at]) * args.input.scales[group * args.input.scale_stride + row];
+    }
     return static_cast<double>(static_cast<int8_t>(values[at])) * args.input.scales[row];
   }
 
   double Product(const LinearArgs& args, int64_t r, int64_t n) const {
     const int64_t k = weight_.columns - (fault_ == Fault::kDroppedTail ? 1 : 0);
-    double sum = 0.0;
-    for (int64_t i = 0; i < k; ++i) sum += Input(args, r, i) * Weight(n, i);
+    double sum = 0.0, part = 0.0;
+    for (int64_t i = 0; i < k; ++i) {
+      if (!short_accumulator_) {
+        sum += Input(args, r, i) * Weight(n, i);
+        continue;
+      }
+      // As Hopper's tensor cores add: 32 products at a time, what is below the accumulator's 14th
+      // bit cut off. Taken over every 128, the loss stays that of four additions.
+      part += Input(args, r, i) * Weight(n, i);
+      if (i % 32 == 31) part = CutTo14Bits(part);
+      if (i % 128 == 127 && fault_ != Fault::kNoPromotion) sum += std::exchange(part, 0.0);
+    }
+    sum += part;
     if (fault_ == Fault::kReadPastK && r + 1 < args.rows) {
       sum += Input(args, r, k) * Weight(n, k - 1);
     }
     return sum;
+  }
+
+  static double CutTo14Bits(double x) {
+    int exponent;
+    const double mantissa = std::frexp(x, &exponent);
+    return std::ldexp(std::trunc(std::ldexp(mantissa, 14)), exponent - 14);
   }
 
   double Activate(const Epilogue& epilogue, double x) const {
@@ -203,6 +232,7 @@ class NaiveKernel {
 
   const EncodedMatrix& weight_;
   const Fault fault_;
+  const bool short_accumulator_;
 };
 
 struct Mutant {
@@ -221,16 +251,20 @@ const Mutant kMutants[] = {
     {Fault::kShiftedGroup, "a16w4_int4_g32", kPlainCase},
     {Fault::kShiftedGroup, "a16w4_int4_g64z", kPlainCase},
     {Fault::kShiftedGroup, "a16w4_int4_g128", {.output = Element::kBf16}},
+    {Fault::kShiftedGroup, "a8w8_fp8", kPlainCase},
     {Fault::kSwappedScales, "a8w8_int8", kPlainCase},
     {Fault::kSwappedScales, "a8w8_int8", {.output = Element::kBf16}},
     {Fault::kSwappedScales, "a16w4_int4_g32z", kPlainCase},
+    {Fault::kSwappedScales, "a8w8_fp8", kPlainCase},
     {Fault::kSwappedZeros, "a16w4_int4_g32z", kPlainCase},
     {Fault::kZeroPointsOfOne, "a16w4_int4_g32z", kPlainCase},
     {Fault::kTokenScales, "a8w8_int8", kPlainCase},
     {Fault::kTokenScales, "a8w8_int8", kInt8Output},
+    {Fault::kTokenScales, "a8w8_fp8", {.output = Element::kBf16}},
     {Fault::kDroppedTail, "f32", kPlainCase},
     {Fault::kDroppedTail, "bf16", kPlainCase},
     {Fault::kDroppedTail, "a8w8_int8", kPlainCase},
+    {Fault::kDroppedTail, "a8w8_fp8", kPlainCase},
     {Fault::kDroppedTail, "a16w4_int4_g32", kPlainCase},
     {Fault::kReadPastK, "f32", kPlainCase},
     {Fault::kReadPastK, "bf16", kPlainCase},
@@ -281,9 +315,23 @@ INSTANTIATE_TEST_SUITE_P(Faults, LinearMutant, testing::ValuesIn(kMutants),
                                   "_" + mutant.param.format + "_" + std::to_string(mutant.index);
                          });
 
+// The judgement of LinearRow.HoldsWhereAllTermsArePositive.
+TEST(LinearMutants, AnAccumulatorWithoutPromotionIsRejected) {
+  const LinearProblem problem(**FindFormat("a8w8_fp8"), {.n = 64, .k = 4096}, 5, Values::kPositive,
+                              9);
+  const auto judge = [&](Fault fault) {
+    const NaiveKernel kernel(problem.weight(), fault, /*short_accumulator=*/true);
+    const LinearOutput output = problem.Run(
+        {}, nullptr, [&](const LinearArgs& args, Stream&) { kernel.Run(args); }, cpu::Inline());
+    return problem.Check({}, output, /*error_constant=*/0x1p-10 / 0x1p-23, Element::kF32);
+  };
+  EXPECT_EQ(judge(Fault::kNone), "");
+  EXPECT_NE(judge(Fault::kNoPromotion), "");
+}
+
 TEST(LinearMutants, EveryFaultIsTried) {
   for (size_t fault = 1; fault < std::size(kFaultNames); ++fault) {
-    bool tried = false;
+    bool tried = static_cast<Fault>(fault) == Fault::kNoPromotion;  // above
     for (const Mutant& mutant : kMutants) tried |= static_cast<size_t>(mutant.fault) == fault;
     EXPECT_TRUE(tried) << kFaultNames[fault];
   }

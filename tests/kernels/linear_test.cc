@@ -45,7 +45,7 @@ constexpr int64_t kLargestProblem = std::numeric_limits<int64_t>::max();
 
 std::vector<EpilogueCase> EpilogueCases() {
   std::vector<EpilogueCase> cases;
-  for (Element output : {Element::kF32, Element::kBf16, Element::kInt8}) {
+  for (Element output : {Element::kF32, Element::kBf16, Element::kInt8, Element::kE4m3}) {
     for (EpilogueCase epilogue : {
              EpilogueCase{},
              EpilogueCase{.bias = true},
@@ -84,6 +84,8 @@ double AllowedQuantizationError(const Format& format) {
       return 1e-5;
     case Element::kInt8:
       return 4e-4;
+    case Element::kE4m3:
+      return 2e-3;
     default:
       return 0.02;  // 4 bits
   }
@@ -185,13 +187,25 @@ TEST_P(LinearRow, HoldsAtExtremes) {
   ForEachProblem(
       Values::kExtreme, /*stride=*/2,
       [&](const LinearProblem& problem, size_t, const PackedWeight& packed) {
-        for (Element element : {Element::kF32, Element::kBf16, Element::kInt8}) {
+        for (Element element : {Element::kF32, Element::kBf16, Element::kInt8, Element::kE4m3}) {
           const EpilogueCase epilogue = {.output = element};
           SCOPED_TRACE(problem.Describe() + " " + Describe(epilogue));
           const LinearOutput output = problem.Run(epilogue, &packed, kernel.run, cpu::Inline());
           EXPECT_EQ(problem.Check(epilogue, output, kernel.error_constant, kernel.arithmetic), "");
         }
       });
+}
+
+// Sums that grow with K: where an accumulator of few bits loses what is added last.
+TEST_P(LinearRow, HoldsWhereAllTermsArePositive) {
+  const LinearKernel& kernel = GetParam();
+  for (const Format* format : AcceptedFormats()) {
+    if (format->activation.element != Element::kE4m3) continue;
+    const LinearProblem problem(*format, {.n = 64, .k = 4096}, 5, Values::kPositive, 9);
+    const PackedWeight packed = Pack(kernel, problem);
+    const LinearOutput output = problem.Run({}, &packed, kernel.run, cpu::Inline());
+    EXPECT_EQ(problem.Check({}, output, /*error_constant=*/0x1p-10 / 0x1p-23, Element::kF32), "");
+  }
 }
 
 TEST_P(LinearRow, QuantizesWithinItsFormat) {
@@ -213,7 +227,7 @@ TEST_P(LinearRow, PassesOnWhatIsNotFinite) {
   const Format& format = *AcceptedFormats().front();
   const LinearProblem problem(format, {.n = 40, .k = 64}, 9, Values::kPlain, 3);
   const PackedWeight packed = Pack(kernel, problem);
-  for (Element element : {Element::kF32, Element::kBf16, Element::kInt8}) {
+  for (Element element : {Element::kF32, Element::kBf16, Element::kInt8, Element::kE4m3}) {
     const EpilogueCase epilogue = {.activation = Activation::kGelu, .output = element};
     SCOPED_TRACE(Describe(epilogue));
     // Through the bias, which every row of the table adds in f32.
@@ -227,7 +241,7 @@ TEST_P(LinearRow, PassesOnWhatIsNotFinite) {
         },
         cpu::Inline());
     for (int64_t r = 0; r < problem.rows(); ++r) {
-      if (element == Element::kInt8) {
+      if (element == Element::kInt8 || element == Element::kE4m3) {
         EXPECT_FALSE(std::isfinite(output.scales[LinearOutput::kGuardRows + r]));
       } else if (element == Element::kBf16) {
         EXPECT_EQ(output.row(r)[2 * 21 + 1] & 0x7f, 0x7f);

@@ -1,5 +1,6 @@
 #include "kernels/plan.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <limits>
@@ -352,7 +353,7 @@ TEST(PlanOnCpu, RunsWhatItPlans) {
       std::vector<uint8_t> input(rows * shape.k * sizeof(float));
       LinearArgs args;
       args.rows = rows;
-      args.input = {input.data(), shape.k, packed->input(rows), scales.data(), sums.data()};
+      args.input = {input.data(), shape.k, packed->input(rows), scales.data(), sums.data(), rows};
       for (int64_t i = 0; i < rows * shape.k; ++i) {
         const float one = 1.0f;
         if (args.input.element == Element::kF32) std::memcpy(&input[4 * i], &one, 4);
@@ -360,7 +361,9 @@ TEST(PlanOnCpu, RunsWhatItPlans) {
           std::memcpy(&input[2 * i], reinterpret_cast<const char*>(&one) + 2, 2);
         }
         if (args.input.element == Element::kInt8) input[i] = 127;
+        if (args.input.element == Element::kE4m3) input[i] = 0x38;  // 1
       }
+      if (args.input.element == Element::kE4m3) std::fill(scales.begin(), scales.end(), 1.0f);
       args.output = {output.data(), shape.n, Element::kF32};
       packed->Run(args, cpu::Inline());
       // A row may round decoded weights to bf16.
