@@ -90,6 +90,7 @@ int ElementBits(Element element) {
       return 32;
     case Element::kF16:
     case Element::kBf16:
+    case Element::kInt16:
       return 16;
     case Element::kInt8:
     case Element::kE4m3:

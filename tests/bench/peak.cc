@@ -45,6 +45,9 @@ double Since(Clock::time_point start) {
 void Int8Avx512Vnni(int64_t iterations) {
   OCTAVO_LOOP(OCTAVO_ZERO_ALL, OCTAVO_TIMES_12("vpdpbusd %%zmm12, %%zmm13, ", "%%zmm", "\n"));
 }
+void Int16Avx512Vnni(int64_t iterations) {
+  OCTAVO_LOOP(OCTAVO_ZERO_ALL, OCTAVO_TIMES_12("vpdpwssd %%zmm12, %%zmm13, ", "%%zmm", "\n"));
+}
 void Int8AvxVnni(int64_t iterations) {
   OCTAVO_LOOP(OCTAVO_ZERO_ALL,
               OCTAVO_TIMES_12("%{vex%} vpdpbusd %%ymm12, %%ymm13, ", "%%ymm", "\n"));
@@ -108,6 +111,8 @@ constexpr PeakLoop kLoops[] = {
     {"int8_amx", Element::kInt8, cpu::kAmxInt8, kTileFlops, Int8Amx},
     {"int8_avx512vnni", Element::kInt8, cpu::kAvx512 | cpu::kAvx512Vnni, kAccumulators * 128,
      Int8Avx512Vnni},
+    {"int16_avx512vnni", Element::kInt16, cpu::kAvx512 | cpu::kAvx512Vnni, kAccumulators * 64,
+     Int16Avx512Vnni},
     {"int8_avxvnni", Element::kInt8, cpu::kAvx2 | cpu::kAvxVnni, kAccumulators * 64, Int8AvxVnni},
     {"int8_avx2", Element::kInt8, cpu::kAvx2, kAccumulators * 32, Int8Avx2},
     {"bf16_amx", Element::kBf16, cpu::kAmxBf16, kTileFlops / 2, Bf16Amx},

@@ -22,7 +22,7 @@ enum class Part : uint8_t {
   kPool,
 };
 inline constexpr int kParts = 9;
-inline constexpr int kElements = 10;  // of Element
+inline constexpr int kElements = static_cast<int>(Element::kBinary) + 1;
 
 struct PartTime {
   // Time times the slots of the stream it ran on: what it took from the machine. A function that
