@@ -184,6 +184,13 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoin
     description.limits = {options.lanes[l].max_queue_tokens, options.lanes[l].max_batch_tokens};
   }
   if (absl::Status status = WritePlan(options.kernel_plan, planner); !status.ok()) return status;
+  LaneDescription& queries = state->info.lanes[static_cast<int>(Lane::kQuery)];
+  const LaneDescription& documents = state->info.lanes[static_cast<int>(Lane::kDocument)];
+  if (queries.format != documents.format) {
+    auto crossovers = planner.Crossovers(*queries.format, *documents.format);
+    if (!crossovers.ok()) return crossovers.status();
+    queries.crossovers = *std::move(crossovers);
+  }
   if (absl::Status status = checkpoint->CheckUnchanged(); !status.ok()) return status;
   checkpoint.reset();  // unmaps the weights
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/plan.h"
 #include "runtime/checkpoint.h"
 #include "runtime/job.h"
 #include "runtime/model_spec.h"
@@ -50,6 +51,9 @@ struct LaneDescription {
   std::string method;
   std::vector<std::string> kernels;  // names of the rows the plan uses
   LaneLimits limits;
+  // Up to how many tokens the lane's format takes no more time than the other lane's, for each
+  // shape of a linear layer, by timings at load. Empty where both lanes have one format.
+  std::vector<LinearPlanner::Crossover> crossovers;
 };
 
 // What GetInfo and the logs show. Immutable.

@@ -7,8 +7,10 @@
 #include <cstdlib>
 #include <ctime>
 #include <fstream>
+#include <limits>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -97,6 +99,24 @@ absl::Status WritePorts(const Server& server, const std::string& path) {
   return absl::OkStatus();
 }
 
+// Where the query lane's format stops paying against the document lane's, on this machine.
+void LogCrossovers(const ModelInfo& info, const LaneDescription& queries) {
+  const std::string other(info.lanes[static_cast<int>(Lane::kDocument)].format->name);
+  std::vector<std::string> shapes;
+  for (const LinearPlanner::Crossover& crossover : queries.crossovers) {
+    const std::string shape = absl::StrCat(crossover.shape.n, " x ", crossover.shape.k);
+    if (crossover.up_to == 0) {
+      shapes.push_back(absl::StrCat(shape, " never"));
+    } else if (crossover.up_to == std::numeric_limits<int64_t>::max()) {
+      shapes.push_back(absl::StrCat(shape, " always"));
+    } else {
+      shapes.push_back(absl::StrCat(shape, " up to ", crossover.up_to, " tokens"));
+    }
+  }
+  Log("crossover: ", std::string(queries.format->name), " is no slower than ", other, " at ",
+      absl::StrJoin(shapes, ", "));
+}
+
 void LogModel(const ModelInfo& info, const ServiceOptions& options) {
   Log("model ", info.name, " revision ", info.revision.substr(0, 16), " (", info.spec.architecture,
       ", ", info.spec.layers.size(), " x ", info.spec.hidden, ", ", info.spec.max_tokens,
@@ -107,6 +127,7 @@ void LogModel(const ModelInfo& info, const ServiceOptions& options) {
         description.method, "), kernels ", absl::StrJoin(description.kernels, " "), ", batches of ",
         description.limits.max_batch_tokens, " tokens, queue of ",
         description.limits.max_queue_tokens);
+    if (!description.crossovers.empty()) LogCrossovers(info, description);
   }
   Log("limits: ", options.limits.max_inputs, " inputs, ", options.limits.max_text_bytes,
       " bytes a text, ", options.limits.max_message_bytes, " a request, ",
