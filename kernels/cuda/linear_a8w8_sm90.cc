@@ -1,0 +1,47 @@
+// The host's part of the a8w8 products of Hopper: packing and the choice of a tile.
+#include "kernels/cuda/linear_a8w8_sm90.h"
+
+#include <cstring>
+#include <initializer_list>
+
+namespace octavo::cuda {
+namespace {
+
+int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+void PackA8W8Weight(const uint8_t* weight, int n, int k, uint8_t* packed) {
+  const int rows = static_cast<int>(CeilDivide(n, kA8W8PackedRows)) * kA8W8PackedRows;
+  for (int row = 0; row < rows; ++row, packed += k) {
+    const int64_t channel = A8W8Channel(row);
+    if (channel < n) {
+      std::memcpy(packed, weight + channel * k, k);
+    } else {
+      std::memset(packed, 0, k);
+    }
+  }
+}
+
+int ChooseA8W8TileColumns(const A8W8Args& args, int multiprocessors) {
+  constexpr int64_t kTileRows = 128;
+  constexpr int kLongSums = 2048;
+  const auto fewest = [&](std::initializer_list<int> candidates) {
+    int best = 0;
+    int64_t least = 0;
+    for (const int columns : candidates) {
+      const int64_t tiles = CeilDivide(args.rows, kTileRows) * CeilDivide(args.n, columns);
+      const int64_t work = CeilDivide(tiles, multiprocessors) * columns;
+      if (best != 0 && work >= least) continue;
+      best = columns;
+      least = work;
+    }
+    return best;
+  };
+  if (args.output_kind == A8W8Output::kE4m3) {
+    return args.k >= kLongSums ? fewest({128, 256}) : fewest({256, 128});
+  }
+  return args.k >= kLongSums ? fewest({128, 192, 256}) : fewest({192, 256, 128});
+}
+
+}  // namespace octavo::cuda
