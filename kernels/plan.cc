@@ -264,7 +264,7 @@ absl::StatusOr<Element> LinearPlanner::ChooseArithmetic(
   }
   Element chosen = arithmetics.front();
   if (arithmetics.size() > 1) {
-    RowTimer timer(shape, stream_);
+    RowTimer timer(shape, stream_, options_.now);
     std::map<Element, std::vector<double>> seconds;  // of the fastest row at each count
     for (const LinearKernel* kernel : candidates) {
       const absl::StatusOr<PackedWeight> packed = timer.Pack(*kernel, format);
@@ -299,7 +299,7 @@ absl::StatusOr<std::vector<LinearPlanner::Crossover>> LinearPlanner::Crossovers(
   }
   std::vector<Crossover> crossovers;
   for (const LinearShape& shape : shapes) {
-    RowTimer timer(shape, stream_);
+    RowTimer timer(shape, stream_, options_.now);
     std::vector<double> seconds[2];
     for (const Format* each : {&format, &other}) {
       const absl::StatusOr<LinearChoice> choice = Plan(*each, shape);
@@ -326,7 +326,7 @@ absl::StatusOr<std::vector<LinearPlanner::Crossover>> LinearPlanner::Crossovers(
 absl::StatusOr<LinearChoice> LinearPlanner::Measure(
     const Format& format, const LinearShape& shape,
     const std::vector<const LinearKernel*>& candidates) {
-  RowTimer timer(shape, stream_);
+  RowTimer timer(shape, stream_, options_.now);
   std::vector<Timing> timings;
   std::vector<double> fastest(kTimedCounts, std::numeric_limits<double>::infinity());
   PackedWeight packed;

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "kernels/linear.h"
+#include "kernels/plan_timing.h"
 #include "kernels/stream.h"
 #include "quant/format.h"
 
@@ -80,6 +81,8 @@ class LinearPlanner {
     // Rows to use wherever they accept the format, by name, comma-separated (--kernel). Formats
     // that none of them accepts are planned as usual.
     std::string forced_kernels;
+    // Seconds, for timing rows; tests bring their own clock.
+    double (*now)() = SteadySeconds;
   };
 
   // `backend` and `stream` outlive the planner. Rows are timed on `stream`.

@@ -16,11 +16,14 @@ namespace octavo {
 inline constexpr int64_t kTimedTokens[] = {1, 2, 4, 8, 16, 32, 64, 128};
 inline constexpr int kTimedCounts = std::size(kTimedTokens);
 
+// Of the steady clock.
+double SteadySeconds();
+
 // For one shape, larger ones cut to fewer output channels. Not thread-safe.
 class RowTimer {
  public:
-  // `stream` outlives the timer; rows run on it.
-  RowTimer(const LinearShape& shape, Stream& stream);
+  // `stream` outlives the timer; rows run on it. `now` returns seconds.
+  RowTimer(const LinearShape& shape, Stream& stream, double (*now)());
 
   // A weight of random codes for `kernel`.
   absl::StatusOr<PackedWeight> Pack(const LinearKernel& kernel, const Format& format) const;
@@ -35,6 +38,7 @@ class RowTimer {
 
   const LinearShape shape_;
   Stream& stream_;
+  double (*const now_)();
   const std::vector<uint64_t> evicting_;
   std::vector<uint8_t> input_;
   std::vector<float> output_;
