@@ -39,6 +39,7 @@ absl::Status DeviceBatch::Load(const RaggedBatch& batch, int64_t block_rows, int
     host_ = *std::move(host);
   }
   const auto put = [&](int64_t at, const auto& values) {
+    if (values.empty()) return;  // data() may be null, which memcpy must not be given
     std::memcpy(host_.as<uint8_t>() + at, values.data(), values.size() * sizeof(values[0]));
   };
   put(ids_, batch.ids);
