@@ -5,12 +5,16 @@
 #include <cstring>
 #include <new>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/instruction_sets.h"
 #include "kernels/cpu/processors.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/tables.h"
 #include "kernels/cpu/team.h"
+#ifdef OCTAVO_WITH_CUDA
+#include "kernels/cuda/tables.h"
+#endif
 
 namespace octavo {
 namespace {
@@ -92,7 +96,7 @@ constexpr RowOperations kCpuRows = {Embed, Norm, Encode, MeanPool, FirstPool};
 }  // namespace
 
 std::span<const Backend> Backends() {
-  // Fastest first: "auto" takes the first whose stream opens.
+  // "auto" takes the first whose stream opens.
   static const Backend kBackends[] = {
       {.name = "cpu",
        .linear_kernels = cpu::LinearKernels,
@@ -109,6 +113,10 @@ std::span<const Backend> Backends() {
        .default_document_step_us = 1000,
        // A block's widest intermediate stays in the second-level cache beside the weights' panels.
        .document_unit = {.least = 16, .most = 96 * cpu::SecondLevelCacheBytes() >> 20}},
+#ifdef OCTAVO_WITH_CUDA
+      // After the CPU while it lacks rows for the default formats: "auto" does not take it.
+      cuda::kBackend,
+#endif
   };
   return kBackends;
 }
@@ -128,6 +136,17 @@ absl::StatusOr<const Backend*> FindBackend(std::string_view device) {
   return absl::InvalidArgumentError(
       absl::StrCat("--device=", absl::string_view(device.data(), device.size()),
                    " is not a device of this build; use auto or one of: ", names));
+}
+
+absl::StatusOr<int> DeviceIndex(std::string_view device) {
+  const size_t colon = device.find(':');
+  if (colon == std::string_view::npos) return 0;
+  const absl::string_view digits(device.data() + colon + 1, device.size() - colon - 1);
+  int index = 0;
+  if (absl::SimpleAtoi(digits, &index) && index >= 0) return index;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--device=", absl::string_view(device.data(), device.size()),
+                   ": a device number goes after the colon, as in cuda:0"));
 }
 
 }  // namespace octavo

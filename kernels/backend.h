@@ -72,8 +72,11 @@ struct Backend {
 
 std::span<const Backend> Backends();
 
-// Parses --device: "auto" (the fastest backend present), "cpu". INVALID_ARGUMENT names the
+// Parses --device: "auto" (the first backend present), "cpu", "cuda:0". INVALID_ARGUMENT names the
 // backends of this build.
 absl::StatusOr<const Backend*> FindBackend(std::string_view device);
+
+// The device's number, 0 unless --device names one: "cuda:1" is 1.
+absl::StatusOr<int> DeviceIndex(std::string_view device);
 
 }  // namespace octavo

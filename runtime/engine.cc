@@ -98,6 +98,7 @@ void Engine::Calibrate() {
     if (!lane.pass->Begin(batch, kCalibrationRows).ok()) return;
     const Time begin = Clock::now();
     while (lane.pass->running()) lane.pass->RunUnit();
+    if (!stream_->Finish().ok()) return;
     document_flops_per_second_ = lane.forward->BatchFlops(batch) / Seconds(Clock::now() - begin);
   }
 }
@@ -121,6 +122,7 @@ int64_t Engine::workspace_bytes() const {
 }
 
 void Engine::Loop() {
+  stream_->Bind();
   for (;;) {
     const Time now = Clock::now();
     LaneState& documents = lanes_[static_cast<int>(Lane::kDocument)];
@@ -189,21 +191,28 @@ void Engine::RunDocumentUnit() {
   const double flops = lane.pass->NextUnitFlops();
   const Time begin = Clock::now();
   lane.pass->RunUnit();
+  const absl::Status status = stream_->Finish();
   const Time end = Clock::now();
   lane.compute += end - begin;
   const double rate = flops / std::max(Seconds(end - begin), 1e-9);
   document_flops_per_second_ += kRateWeight * (rate - document_flops_per_second_);
   scheduler_->Charge(Lane::kDocument, end - begin, end);
-  if (!lane.pass->running()) Finish(lane, end);
+  if (!status.ok()) {
+    LoseDevice(lane, status, end);
+  } else if (!lane.pass->running()) {
+    Finish(lane, end);
+  }
 }
 
 void Engine::RunQueries() {
   LaneState& lane = lanes_[static_cast<int>(Lane::kQuery)];
   const Time begin = Clock::now();
   while (lane.pass->running()) lane.pass->RunUnit();
+  const absl::Status status = stream_->Finish();
   const Time end = Clock::now();
   lane.compute = end - begin;
   scheduler_->Charge(Lane::kQuery, end - begin, end);
+  if (!status.ok()) return LoseDevice(lane, status, end);
   Finish(lane, end);
 }
 
@@ -239,6 +248,12 @@ void Engine::Finish(LaneState& lane, Time now) {
 void Engine::Fail(LaneState& lane, const absl::Status& status, Time now) {
   Complete(scheduler_->Finish(lane.batch, status, lane.compute, now));
   lane.batch = Batch();
+}
+
+void Engine::LoseDevice(LaneState& lane, const absl::Status& status, Time now) {
+  if (observer_ != nullptr) observer_->OnDeviceError(options_.device, status);
+  lane.pass->Abandon();
+  Fail(lane, status, now);
 }
 
 void Engine::Complete(std::vector<std::shared_ptr<Job>> jobs) {

@@ -66,6 +66,8 @@ class Engine {
   void RunQueries();
   void Finish(LaneState& lane, Time now);
   void Fail(LaneState& lane, const absl::Status& status, Time now);
+  // The stream failed and stays so: this batch's calls end UNAVAILABLE, and so will the next.
+  void LoseDevice(LaneState& lane, const absl::Status& status, Time now);
   void Complete(std::vector<std::shared_ptr<Job>> jobs);
   void WaitForWork(uint64_t seen);
 

@@ -34,6 +34,8 @@ class ForwardPass {
   double NextUnitFlops() const;
   // Submits the next unit; running() is false after the last, which pools the batch too.
   void RunUnit();
+  // Gives the batch up: its device failed.
+  void Abandon() { running_ = false; }
   // The batch pooled, [sequences, hidden], not normalized, f32: once the stream has done the last
   // unit's work, until the next Begin.
   const float* pooled() const { return pooled_host_.as<float>(); }

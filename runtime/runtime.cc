@@ -135,6 +135,8 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoin
   absl::StatusOr<const Backend*> backend =
       options.backend != nullptr ? options.backend : FindBackend(options.device);
   if (!backend.ok()) return backend.status();
+  absl::StatusOr<int> device_index = DeviceIndex(options.device);
+  if (!device_index.ok()) return device_index.status();
   LanePlan lanes[kLanes];
   for (int l = 0; l < kLanes; ++l) {
     absl::StatusOr<LanePlan> lane = PlanLane(options.lanes[l]);
@@ -142,7 +144,7 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoin
     lanes[l] = *lane;
   }
   absl::StatusOr<std::unique_ptr<Stream>> stream =
-      (*backend)->open_stream(0, DeviceOptions{.threads = options.threads});
+      (*backend)->open_stream(*device_index, DeviceOptions{.threads = options.threads});
   if (!stream.ok()) return stream.status();
   auto state = std::make_unique<State>();
   state->observer = observer;
@@ -150,7 +152,11 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoin
   state->info.name = checkpoint->name();
   state->info.revision = checkpoint->revision();
   state->info.spec = checkpoint->spec();
-  state->info.devices = {std::string((*backend)->name)};
+  // "cpu", or "cuda:0".
+  const std::string device = *device_index == 0 && options.device.find(':') == std::string::npos
+                                 ? std::string((*backend)->name)
+                                 : options.device;
+  state->info.devices = {device};
 
   absl::StatusOr<std::shared_ptr<const SharedWeights>> shared =
       SharedWeights::Load(*checkpoint, **backend, **stream);
@@ -205,11 +211,11 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoin
   const int step = options.document_step_us > 0
                        ? options.document_step_us
                        : static_cast<int>((*backend)->default_document_step_us);
-  absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Create(
-      {.device = std::string((*backend)->name), .step = std::chrono::microseconds(step)},
-      {lanes[0].forward, lanes[1].forward},
-      {options.lanes[0].max_batch_tokens, options.lanes[1].max_batch_tokens}, *std::move(stream),
-      state->scheduler.get(), state->completion.get(), observer);
+  absl::StatusOr<std::unique_ptr<Engine>> engine =
+      Engine::Create({.device = device, .step = std::chrono::microseconds(step)},
+                     {lanes[0].forward, lanes[1].forward},
+                     {options.lanes[0].max_batch_tokens, options.lanes[1].max_batch_tokens},
+                     *std::move(stream), state->scheduler.get(), state->completion.get(), observer);
   if (!engine.ok()) return engine.status();
   state->engine = *std::move(engine);
   malloc_trim(0);  // what loading used and freed goes back to the system

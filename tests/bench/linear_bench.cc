@@ -207,7 +207,7 @@ class LinearBench {
     // The fastest f32 row, which the others are compared to, then the rows asked for.
     const Format& f32 = **FindFormat("f32");
     const std::vector<const LinearKernel*> f32_rows =
-        UsableKernels(Backends().front(), f32, shape, nullptr);
+        UsableKernels(**FindBackend("cpu"), f32, shape, nullptr);
     if (f32_rows.empty()) return absl::InternalError("no f32 row runs here");
     std::vector<Row> rows = {{f32_rows.front(), &f32}};
     rows.insert(rows.end(), rows_.begin(), rows_.end());

@@ -64,7 +64,7 @@ const Backend& Fake() {
                                .attention_kernels = nullptr,
                                .instruction_sets = Sets,
                                .instruction_set_names = cpu::InstructionSetNames,
-                               .rows = Backends().front().rows,
+                               .rows = (*FindBackend("cpu"))->rows,
                                .hidden = nullptr,
                                .product_adds_residual = true,
                                .outputs = {},
@@ -325,7 +325,7 @@ TEST_F(PlanTest, WhatIsNotAPlanIsRefused) {
 
 // On the real table: every format that has rows is planned, and what is packed runs.
 TEST(PlanOnCpu, RunsWhatItPlans) {
-  const Backend& backend = Backends().front();
+  const Backend& backend = **FindBackend("cpu");
   LinearPlanner planner(backend, cpu::Inline(), {});
   const LinearShape shape = {.n = 48, .k = 96};
   int planned = 0;
