@@ -91,6 +91,7 @@ void FirstPool(const PoolArgs& args, Stream&) {
 Element HiddenF32(const Format&) { return Element::kF32; }
 
 constexpr Element kOutputs[] = {Element::kF32, Element::kBf16, Element::kInt8, Element::kE4m3};
+constexpr int64_t kTimedTokens[] = {1, 2, 4, 8, 16, 32, 64, 128};
 constexpr RowOperations kCpuRows = {Embed, Norm, Encode, MeanPool, FirstPool};
 
 }  // namespace
@@ -112,7 +113,8 @@ std::span<const Backend> Backends() {
        .open_stream = OpenTeam,
        .default_document_step_us = 1000,
        // A block's widest intermediate stays in the second-level cache beside the weights' panels.
-       .document_unit = {.least = 16, .most = 96 * cpu::SecondLevelCacheBytes() >> 20}},
+       .document_unit = {.least = 16, .most = 96 * cpu::SecondLevelCacheBytes() >> 20},
+       .timing = {.tokens = kTimedTokens, .most_weights = 384 << 10, .evicted_bytes = 2 << 20}},
 #ifdef OCTAVO_WITH_CUDA
       // After the CPU while it lacks rows for the default formats: "auto" does not take it.
       cuda::kBackend,

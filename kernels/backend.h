@@ -45,6 +45,20 @@ struct UnitRows {
   int64_t most = 0;
 };
 
+// How plans time rows here (kernels/plan_timing.h).
+struct PlanTiming {
+  // Counts at which rows are timed, ascending; each stands for the counts above the one before it,
+  // the last for all above.
+  std::span<const int64_t> tokens;
+  // Larger weights are cut to fewer output channels. 0: none is.
+  int64_t most_weights = 0;
+  // What is read between two calls with few tokens, so that weights are as cold as they are between
+  // two layers: more than the cache nearest to a core. 0: nothing.
+  int64_t evicted_bytes = 0;
+  // Calls in one timing: more than one where work is submitted and done later.
+  int calls = 1;
+};
+
 struct Backend {
   std::string_view name;  // what --device says: "cpu"
   std::span<const LinearKernel> (*linear_kernels)();
@@ -68,6 +82,7 @@ struct Backend {
   absl::StatusOr<std::unique_ptr<Stream>> (*open_stream)(int index, const DeviceOptions& options);
   int64_t default_document_step_us;
   UnitRows document_unit;
+  PlanTiming timing;
 };
 
 std::span<const Backend> Backends();

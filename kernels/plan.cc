@@ -16,7 +16,7 @@ constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
 // Another arithmetic than the first row's must be so many times as fast, over the counts of tokens
 // below: far beyond the noise of a timing, so that each start of a machine chooses the same.
 constexpr double kClearlyFaster = 1.25;
-constexpr int kArithmeticCounts[] = {0, 3, 6};  // of kTimedTokens: 1, 8 and 64
+constexpr int64_t kArithmeticTokens[] = {1, 8, 64};
 // One format is as fast as another when it takes at most so much of its time.
 constexpr double kAsFast = 1.03;
 // A second layout of every weight must save this share of some count's time.
@@ -34,14 +34,15 @@ bool SameLayoutAndArithmetic(const LinearKernel& a, const LinearKernel& b) {
 
 struct Timing {
   const LinearKernel* kernel;
-  double seconds[kTimedCounts];
+  std::vector<double> seconds;  // at each of Backend::timing's counts
 };
 
 // The fastest timing at each count among those whose packing is in `packings`.
 std::vector<const Timing*> FastestOf(const std::vector<Timing>& timings,
                                      const std::vector<int>& packings) {
-  std::vector<const Timing*> fastest(kTimedCounts, nullptr);
-  for (int i = 0; i < kTimedCounts; ++i) {
+  const size_t counts = timings.front().seconds.size();
+  std::vector<const Timing*> fastest(counts, nullptr);
+  for (size_t i = 0; i < counts; ++i) {
     for (const Timing& timing : timings) {
       if (std::find(packings.begin(), packings.end(), timing.kernel->packing) == packings.end()) {
         continue;
@@ -70,7 +71,7 @@ std::vector<const Timing*> Choose(const std::vector<Timing>& timings) {
       fewer.erase(std::find(fewer.begin(), fewer.end(), packing));
       const std::vector<const Timing*> without = FastestOf(timings, fewer);
       double loss = 0;
-      for (int i = 0; i < kTimedCounts; ++i) {
+      for (size_t i = 0; i < best.size(); ++i) {
         loss = std::max(loss, 1 - best[i]->seconds[i] / without[i]->seconds[i]);
       }
       if (loss < least_loss) {
@@ -264,25 +265,25 @@ absl::StatusOr<Element> LinearPlanner::ChooseArithmetic(
   }
   Element chosen = arithmetics.front();
   if (arithmetics.size() > 1) {
-    RowTimer timer(shape, stream_, options_.now);
+    absl::StatusOr<RowTimer> timer = RowTimer::Create(shape, backend_, stream_, options_.now);
+    if (!timer.ok()) return timer.status();
     std::map<Element, std::vector<double>> seconds;  // of the fastest row at each count
     for (const LinearKernel* kernel : candidates) {
-      const absl::StatusOr<PackedWeight> packed = timer.Pack(*kernel, format);
+      const absl::StatusOr<PackedWeight> packed = timer->Pack(*kernel, format);
       if (!packed.ok()) return packed.status();
       std::vector<double>& fastest = seconds[kernel->arithmetic];
-      fastest.resize(std::size(kArithmeticCounts), std::numeric_limits<double>::infinity());
+      fastest.resize(std::size(kArithmeticTokens), std::numeric_limits<double>::infinity());
       for (size_t i = 0; i < fastest.size(); ++i) {
-        fastest[i] =
-            std::min(fastest[i], timer.Time(*kernel, *packed, kTimedTokens[kArithmeticCounts[i]],
-                                            std::numeric_limits<double>::infinity()));
+        fastest[i] = std::min(fastest[i], timer->Time(*kernel, *packed, kArithmeticTokens[i],
+                                                      std::numeric_limits<double>::infinity()));
       }
     }
     for (Element arithmetic : arithmetics) {
       double times = 1.0;  // as fast as the one chosen so far
-      for (size_t i = 0; i < std::size(kArithmeticCounts); ++i) {
+      for (size_t i = 0; i < std::size(kArithmeticTokens); ++i) {
         times *= seconds[chosen][i] / seconds[arithmetic][i];
       }
-      if (std::pow(times, 1.0 / std::size(kArithmeticCounts)) >= kClearlyFaster) {
+      if (std::pow(times, 1.0 / std::size(kArithmeticTokens)) >= kClearlyFaster) {
         chosen = arithmetic;
       }
     }
@@ -297,26 +298,28 @@ absl::StatusOr<std::vector<LinearPlanner::Crossover>> LinearPlanner::Crossovers(
   for (const auto& [key, choice] : plans_) {
     if (std::get<0>(key) == format.name) shapes.push_back({std::get<1>(key), std::get<2>(key)});
   }
+  const std::span<const int64_t> counts = backend_.timing.tokens;
   std::vector<Crossover> crossovers;
   for (const LinearShape& shape : shapes) {
-    RowTimer timer(shape, stream_, options_.now);
+    absl::StatusOr<RowTimer> timer = RowTimer::Create(shape, backend_, stream_, options_.now);
+    if (!timer.ok()) return timer.status();
     std::vector<double> seconds[2];
     for (const Format* each : {&format, &other}) {
       const absl::StatusOr<LinearChoice> choice = Plan(*each, shape);
       if (!choice.ok()) return choice.status();
       std::vector<double>& to = seconds[each == &other];
       for (const LinearChoice::Step& step : choice->steps()) {
-        const absl::StatusOr<PackedWeight> packed = timer.Pack(*step.kernel, *each);
+        const absl::StatusOr<PackedWeight> packed = timer->Pack(*step.kernel, *each);
         if (!packed.ok()) return packed.status();
-        while (to.size() < kTimedCounts && kTimedTokens[to.size()] <= step.up_to) {
-          to.push_back(timer.Time(*step.kernel, *packed, kTimedTokens[to.size()],
-                                  std::numeric_limits<double>::infinity()));
+        while (to.size() < counts.size() && counts[to.size()] <= step.up_to) {
+          to.push_back(timer->Time(*step.kernel, *packed, counts[to.size()],
+                                   std::numeric_limits<double>::infinity()));
         }
       }
     }
     Crossover crossover = {shape, 0};
-    for (int i = 0; i < kTimedCounts && seconds[0][i] <= kAsFast * seconds[1][i]; ++i) {
-      crossover.up_to = i + 1 == kTimedCounts ? kNoLimit : kTimedTokens[i];
+    for (size_t i = 0; i < counts.size() && seconds[0][i] <= kAsFast * seconds[1][i]; ++i) {
+      crossover.up_to = i + 1 == counts.size() ? kNoLimit : counts[i];
     }
     crossovers.push_back(crossover);
   }
@@ -326,19 +329,21 @@ absl::StatusOr<std::vector<LinearPlanner::Crossover>> LinearPlanner::Crossovers(
 absl::StatusOr<LinearChoice> LinearPlanner::Measure(
     const Format& format, const LinearShape& shape,
     const std::vector<const LinearKernel*>& candidates) {
-  RowTimer timer(shape, stream_, options_.now);
+  absl::StatusOr<RowTimer> timer = RowTimer::Create(shape, backend_, stream_, options_.now);
+  if (!timer.ok()) return timer.status();
+  const std::span<const int64_t> counts = backend_.timing.tokens;
   std::vector<Timing> timings;
-  std::vector<double> fastest(kTimedCounts, std::numeric_limits<double>::infinity());
+  std::vector<double> fastest(counts.size(), std::numeric_limits<double>::infinity());
   PackedWeight packed;
   for (const LinearKernel* kernel : candidates) {
     if (packed.data == nullptr || packed.packing != kernel->packing) {
-      absl::StatusOr<PackedWeight> made = timer.Pack(*kernel, format);
+      absl::StatusOr<PackedWeight> made = timer->Pack(*kernel, format);
       if (!made.ok()) return made.status();
       packed = *std::move(made);
     }
-    Timing timing = {kernel, {}};
-    for (int i = 0; i < kTimedCounts; ++i) {
-      timing.seconds[i] = timer.Time(*kernel, packed, kTimedTokens[i], fastest[i]);
+    Timing timing = {kernel, std::vector<double>(counts.size())};
+    for (size_t i = 0; i < counts.size(); ++i) {
+      timing.seconds[i] = timer->Time(*kernel, packed, counts[i], fastest[i]);
       fastest[i] = std::min(fastest[i], timing.seconds[i]);
     }
     timings.push_back(timing);
@@ -346,8 +351,8 @@ absl::StatusOr<LinearChoice> LinearPlanner::Measure(
 
   LinearChoice choice;
   const std::vector<const Timing*> chosen = Choose(timings);
-  for (int i = 0; i < kTimedCounts; ++i) {
-    const int64_t up_to = i + 1 == kTimedCounts ? kNoLimit : kTimedTokens[i];
+  for (size_t i = 0; i < counts.size(); ++i) {
+    const int64_t up_to = i + 1 == counts.size() ? kNoLimit : counts[i];
     if (!choice.steps_.empty() && choice.steps_.back().kernel == chosen[i]->kernel) {
       choice.steps_.back().up_to = up_to;
     } else {

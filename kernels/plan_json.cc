@@ -1,6 +1,5 @@
 // Saved plans: what they hold and where they apply.
 #include <algorithm>
-#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,22 +13,10 @@ using Json = nlohmann::json;
 
 constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
 
-// The model of processor, as the operating system names it.
-std::string ProcessorModel() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (line.rfind("model name", 0) == 0) {
-      const size_t colon = line.find(": ");
-      if (colon != std::string::npos) return line.substr(colon + 2);
-    }
-  }
-  return "unknown";
-}
-
 Json Origin(const Backend& backend, const Stream& stream) {
   return {{"version", OCTAVO_VERSION},
           {"backend", std::string(backend.name)},
-          {"processor", ProcessorModel()},
+          {"processor", stream.processor()},
           {"instruction_sets", backend.instruction_set_names(backend.instruction_sets())},
           {"threads", stream.slots()}};
 }

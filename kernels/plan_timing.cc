@@ -9,15 +9,12 @@
 namespace octavo {
 namespace {
 
-constexpr int64_t kTimedWeights = 384 << 10;
-// What lies between two uses of a weight in a model, at small counts: more than a second-level
-// cache.
-constexpr int64_t kEvictedBytes = 2 << 20;
 constexpr int64_t kColdTokens = 16;
-constexpr int64_t kMostTokens = kTimedTokens[kTimedCounts - 1];
+constexpr int64_t kScaleColumns = 128;  // of e4m3: values of a row that share a scale
 
-LinearShape Cut(LinearShape shape) {
-  shape.n = std::min(shape.n, std::max<int64_t>(kTimedWeights / shape.k / 64 * 64, 64));
+LinearShape Cut(LinearShape shape, int64_t most_weights) {
+  if (most_weights == 0) return shape;
+  shape.n = std::min(shape.n, std::max<int64_t>(most_weights / shape.k / 64 * 64, 64));
   return shape;
 }
 
@@ -27,15 +24,44 @@ double SteadySeconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-RowTimer::RowTimer(const LinearShape& shape, Stream& stream, double (*now)())
-    : shape_(Cut(shape)),
-      stream_(stream),
+absl::StatusOr<RowTimer> RowTimer::Create(const LinearShape& shape, const Backend& backend,
+                                          Stream& stream, double (*now)()) {
+  RowTimer timer(shape, backend, stream, now);
+  if (absl::Status status = timer.Allocate(); !status.ok()) return status;
+  return timer;
+}
+
+RowTimer::RowTimer(const LinearShape& shape, const Backend& backend, Stream& stream,
+                   double (*now)())
+    : shape_(Cut(shape, backend.timing.most_weights)),
+      backend_(&backend),
+      stream_(&stream),
       now_(now),
-      evicting_(kEvictedBytes / sizeof(uint64_t), 1),
-      input_(kMostTokens * shape_.k * sizeof(float), 0x3c),
-      output_(kMostTokens * shape_.n),
-      scales_(kMostTokens, 1.0f / 1024),
-      sums_(kMostTokens, 0x3c * static_cast<int32_t>(shape_.k)) {}
+      evicting_(backend.timing.evicted_bytes / sizeof(uint64_t), 1) {}
+
+absl::Status RowTimer::Allocate() {
+  const int64_t tokens = backend_->timing.tokens.back();
+  const int64_t groups = (shape_.k + kScaleColumns - 1) / kScaleColumns;
+  const auto filled = [this](Buffer* buffer, const auto& values) -> absl::Status {
+    const int64_t bytes = static_cast<int64_t>(values.size() * sizeof(values[0]));
+    absl::StatusOr<Buffer> allocated = backend_->allocate(bytes);
+    if (!allocated.ok()) return allocated.status();
+    *buffer = *std::move(allocated);
+    stream_->Upload(buffer->as<void>(), values.data(), bytes);
+    return absl::OkStatus();
+  };
+  // Bytes of 0x3c: finite in every element.
+  absl::Status status =
+      filled(&input_, std::vector<uint8_t>(tokens * shape_.k * sizeof(float), 0x3c));
+  if (status.ok()) status = filled(&output_, std::vector<float>(tokens * shape_.n));
+  if (status.ok()) status = filled(&scales_, std::vector<float>(tokens * groups, 1.0f / 1024));
+  if (status.ok()) {
+    const int32_t sum = 0x3c * static_cast<int32_t>(shape_.k);
+    status = filled(&sums_, std::vector<int32_t>(tokens, sum));
+  }
+  if (status.ok()) status = stream_->Finish();
+  return status;
+}
 
 absl::StatusOr<PackedWeight> RowTimer::Pack(const LinearKernel& kernel,
                                             const Format& format) const {
@@ -58,22 +84,28 @@ double RowTimer::Time(const LinearKernel& kernel, const PackedWeight& weight, in
                       double seconds_to_beat) {
   LinearArgs args;
   args.rows = tokens;
-  args.input = {input_.data(), shape_.k, kernel.input, scales_.data(), sums_.data()};
-  args.output = {output_.data(), shape_.n, Element::kF32};
+  args.input = {input_.as<void>(),   shape_.k,
+                kernel.input,        scales_.as<float>(),
+                sums_.as<int32_t>(), backend_->timing.tokens.back()};
+  args.output = {output_.as<void>(), shape_.n, backend_->hidden(*weight.format)};
   args.weight = &weight;
+  const int calls = backend_->timing.calls;
+  if (calls > 1) kernel.run(args, *stream_);  // what a row makes at its first call stays out
   double best = 1e9;
   for (int round = 0; round < 3 && (round == 0 || best < 2 * seconds_to_beat); ++round) {
-    if (tokens <= kColdTokens) EvictCaches();
+    if (tokens <= kColdTokens && !evicting_.empty()) EvictCaches();
+    (void)stream_->Finish();  // a failure stays, and is met by who asked for the plan
     const double start = now_();
-    kernel.run(args, stream_);
-    best = std::min(best, now_() - start);
+    for (int call = 0; call < calls; ++call) kernel.run(args, *stream_);
+    (void)stream_->Finish();
+    best = std::min(best, (now_() - start) / calls);
   }
   return best;
 }
 
 // Each thread reads memory that pushes weights out of its second-level cache.
 void RowTimer::EvictCaches() {
-  stream_.ForEachBlock(stream_.slots(), [this](int64_t, int, Stream&) {
+  stream_->ForEachBlock(stream_->slots(), [this](int64_t, int, Stream&) {
     uint64_t sum = 0;
     for (size_t i = 0; i < evicting_.size(); i += 8) sum += evicting_[i];
     asm volatile("" : : "r"(sum));

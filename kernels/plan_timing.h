@@ -2,48 +2,46 @@
 #pragma once
 
 #include <cstdint>
-#include <iterator>
+#include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/backend.h"
 #include "kernels/linear.h"
 #include "kernels/stream.h"
 
 namespace octavo {
 
-// Tokens at which rows are timed; each stands for the counts above the one before it, the last for
-// all above.
-inline constexpr int64_t kTimedTokens[] = {1, 2, 4, 8, 16, 32, 64, 128};
-inline constexpr int kTimedCounts = std::size(kTimedTokens);
-
 // Of the steady clock.
 double SteadySeconds();
 
-// For one shape, larger ones cut to fewer output channels. Not thread-safe.
+// For one shape, as Backend::timing says. Not thread-safe.
 class RowTimer {
  public:
-  // `stream` outlives the timer; rows run on it. `now` returns seconds.
-  RowTimer(const LinearShape& shape, Stream& stream, double (*now)());
+  // `backend` and `stream` outlive the timer; rows run on the stream. `now` returns seconds.
+  // RESOURCE_EXHAUSTED if the device lacks the memory.
+  static absl::StatusOr<RowTimer> Create(const LinearShape& shape, const Backend& backend,
+                                         Stream& stream, double (*now)());
 
   // A weight of random codes for `kernel`.
   absl::StatusOr<PackedWeight> Pack(const LinearKernel& kernel, const Format& format) const;
 
-  // Seconds a call takes with up to 128 tokens: the best of three, weights cold at small counts, as
-  // they are between two layers. A row that takes far more than `seconds_to_beat` is not run again.
+  // Seconds a call takes: the best of three timings, with weights cold at small counts. A row that
+  // takes far more than `seconds_to_beat` is not timed again.
   double Time(const LinearKernel& kernel, const PackedWeight& weight, int64_t tokens,
               double seconds_to_beat);
 
  private:
+  RowTimer(const LinearShape& shape, const Backend& backend, Stream& stream, double (*now)());
+  absl::Status Allocate();
   void EvictCaches();
 
-  const LinearShape shape_;
-  Stream& stream_;
-  double (*const now_)();
-  const std::vector<uint64_t> evicting_;
-  std::vector<uint8_t> input_;
-  std::vector<float> output_;
-  std::vector<float> scales_;
-  std::vector<int32_t> sums_;
+  LinearShape shape_;
+  const Backend* backend_;
+  Stream* stream_;
+  double (*now_)();
+  std::vector<uint64_t> evicting_;
+  Buffer input_, output_, scales_, sums_;
 };
 
 }  // namespace octavo

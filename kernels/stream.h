@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -13,6 +14,9 @@ namespace octavo {
 class Stream {
  public:
   virtual ~Stream() = default;
+
+  // The model of what computes, as its maker names it.
+  virtual std::string processor() const = 0;
 
   // How many blocks of rows run side by side here, each with a workspace of its own. A CPU team:
   // its threads. A device that spreads every kernel over itself: 1.

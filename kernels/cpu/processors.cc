@@ -86,4 +86,15 @@ int64_t SecondLevelCacheBytes() {
   return bytes > 0 ? bytes : int64_t{1} << 20;
 }
 
+std::string ProcessorModel() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.rfind("model name", 0) == 0) {
+      const size_t colon = line.find(": ");
+      if (colon != std::string::npos) return line.substr(colon + 2);
+    }
+  }
+  return "unknown";
+}
+
 }  // namespace octavo::cpu

@@ -14,4 +14,7 @@ int CgroupProcessors(const std::string& root);
 // A processor's second-level cache; 1 MiB where the system does not say.
 int64_t SecondLevelCacheBytes();
 
+// The model, as the operating system names it; "unknown" where it does not.
+std::string ProcessorModel();
+
 }  // namespace octavo::cpu

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "kernels/cpu/processors.h"
 #include "kernels/stream.h"
 
 namespace octavo::cpu {
@@ -24,6 +25,7 @@ class Team final : public Stream {
 
   int threads() const { return threads_; }
 
+  std::string processor() const override { return ProcessorModel(); }
   int slots() const override { return threads_; }
   void ForEachBlock(int64_t blocks,
                     absl::FunctionRef<void(int64_t block, int slot, Stream& inner)> body) override;

@@ -18,6 +18,9 @@ Element Hidden(const Format& format) {
 constexpr Element kOutputs[] = {Element::kF32, Element::kF16, Element::kBf16, Element::kInt8,
                                 Element::kE4m3};
 
+// Up to where every multiprocessor has many tiles: the fastest row changes no more.
+constexpr int64_t kTimedTokens[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192};
+
 }  // namespace
 
 const Backend kBackend = {
@@ -36,6 +39,7 @@ const Backend kBackend = {
     .default_document_step_us = 150,
     // Fewer rows do not fill the multiprocessors.
     .document_unit = {.least = 1024, .most = 65536},
+    .timing = {.tokens = kTimedTokens, .calls = 16},
 };
 
 }  // namespace octavo::cuda

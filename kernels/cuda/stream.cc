@@ -48,13 +48,17 @@ absl::Status CudaStream::Initialize() {
   if (absl::Status status = ToStatus(cudaSetDevice(device_), "cudaSetDevice"); !status.ok()) {
     return status;
   }
+  cudaDeviceProp properties;
+  if (absl::Status status =
+          ToStatus(cudaGetDeviceProperties(&properties, device_), "cudaGetDeviceProperties");
+      !status.ok()) {
+    return status;
+  }
+  processor_ = properties.name;
   if (DetectedArchitectures() != kSm90a) {
-    cudaDeviceProp properties;
-    const bool known = cudaGetDeviceProperties(&properties, device_) == cudaSuccess;
-    return absl::UnavailableError(
-        absl::StrCat("cuda:", device_, " (", known ? properties.name : "unknown", ", ",
-                     ArchitectureNames(DetectedArchitectures()),
-                     ") has no kernels in this build, only sm_90a ", "(H100, H200) does"));
+    return absl::UnavailableError(absl::StrCat(
+        "cuda:", device_, " (", processor_, ", ", ArchitectureNames(DetectedArchitectures()),
+        ") has no kernels in this build, only sm_90a ", "(H100, H200) does"));
   }
   absl::StatusOr<const CublasLt*> cublaslt = CublasLt::Load();
   if (!cublaslt.ok()) return cublaslt.status();

@@ -44,6 +44,7 @@ class CudaStream final : public Stream {
   bool failed() const { return !status_.ok(); }
 
   // Stream:
+  std::string processor() const override { return processor_; }
   int slots() const override { return 1; }
   void ForEachBlock(int64_t blocks,
                     absl::FunctionRef<void(int64_t block, int slot, Stream& inner)> body) override;
@@ -63,6 +64,7 @@ class CudaStream final : public Stream {
   static constexpr uint64_t kMarks = 8;
 
   const int device_;
+  std::string processor_;
   int multiprocessors_ = 0;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t events_[kMarks] = {};

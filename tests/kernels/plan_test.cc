@@ -65,14 +65,15 @@ const Backend& Fake() {
                                .instruction_sets = Sets,
                                .instruction_set_names = cpu::InstructionSetNames,
                                .rows = (*FindBackend("cpu"))->rows,
-                               .hidden = nullptr,
+                               .hidden = [](const Format&) { return Element::kF32; },
                                .product_adds_residual = true,
                                .outputs = {},
-                               .allocate = nullptr,
+                               .allocate = (*FindBackend("cpu"))->allocate,
                                .allocate_host = nullptr,
                                .open_stream = nullptr,
                                .default_document_step_us = 0,
-                               .document_unit = {}};
+                               .document_unit = {},
+                               .timing = (*FindBackend("cpu"))->timing};
   return fake;
 }
 
