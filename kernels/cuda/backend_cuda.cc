@@ -12,7 +12,7 @@ absl::StatusOr<std::unique_ptr<Stream>> OpenStream(int index, const DeviceOption
 }
 
 Element Hidden(const Format& format) {
-  return format.activation.element == Element::kBf16 ? Element::kBf16 : Element::kF16;
+  return format.weight.element == Element::kBf16 ? Element::kBf16 : Element::kF16;
 }
 
 constexpr Element kOutputs[] = {Element::kF32, Element::kF16, Element::kBf16, Element::kInt8,

@@ -124,9 +124,9 @@ std::vector<std::vector<float>> LoadedModel::Embed(
 }
 
 LoadedModel Load(const Checkpoint& checkpoint, const std::string& format, int threads,
-                 const std::string& forced_kernels) {
+                 const std::string& forced_kernels, std::string_view backend_name) {
   LoadedModel model;
-  const Backend& backend = **FindBackend("cpu");
+  const Backend& backend = **FindBackend(backend_name);
   model.stream = *backend.open_stream(0, DeviceOptions{.threads = threads});
   const Format& chosen = **FindFormat(format);
   LinearPlanner planner(backend, *model.stream, {.forced_kernels = forced_kernels});
@@ -138,6 +138,13 @@ LoadedModel Load(const Checkpoint& checkpoint, const std::string& format, int th
   EXPECT_TRUE(forward.ok()) << forward.status();
   model.forward = *std::move(forward);
   return model;
+}
+
+std::string WhyNot(std::string_view backend) {
+  const absl::StatusOr<const Backend*> found = FindBackend(backend);
+  if (!found.ok()) return std::string(found.status().message());
+  const auto stream = (*found)->open_stream(0, DeviceOptions{.threads = 1});
+  return stream.ok() ? "" : std::string(stream.status().message());
 }
 
 std::vector<double> ReferenceForward(const Checkpoint& checkpoint,

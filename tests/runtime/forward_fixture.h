@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/forward.h"
@@ -17,7 +18,7 @@ ModelSpec SmallSpec();
 std::vector<std::vector<int32_t>> RandomSequences(const ModelSpec& spec,
                                                   const std::vector<int>& lengths, uint32_t seed);
 
-// A model loaded in one format on the CPU backend.
+// A model loaded in one format on one backend.
 struct LoadedModel {
   std::unique_ptr<Stream> stream;
   std::unique_ptr<Forward> forward;
@@ -28,7 +29,10 @@ struct LoadedModel {
 };
 
 LoadedModel Load(const Checkpoint& checkpoint, const std::string& format, int threads,
-                 const std::string& forced_kernels = "");
+                 const std::string& forced_kernels = "", std::string_view backend = "cpu");
+
+// Why `backend` can't be used here; empty if it can.
+std::string WhyNot(std::string_view backend);
 
 // The same model in float64, one sequence: pooled [hidden].
 std::vector<double> ReferenceForward(const Checkpoint& checkpoint,

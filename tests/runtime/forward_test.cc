@@ -14,9 +14,11 @@ using ::octavo::testing::LoadedModel;
 using ::octavo::testing::RandomSequences;
 using ::octavo::testing::ReferenceForward;
 using ::octavo::testing::SmallSpec;
+using ::octavo::testing::WhyNot;
 
 // Least cosine to float64 that a format's own quantization leaves on random weights.
 struct FormatCase {
+  const char* backend;
   const char* format;
   double cosine_to_reference;
   double cosine_in_any_batch;  // 1 means bit-identical
@@ -24,12 +26,20 @@ struct FormatCase {
 
 class ForwardFormatTest : public ::testing::TestWithParam<FormatCase> {
  protected:
+  void SetUp() override {
+    const std::string why = WhyNot(GetParam().backend);
+    if (!why.empty()) GTEST_SKIP() << GetParam().backend << ": " << why;
+  }
+  LoadedModel LoadModel(int threads) const {
+    return Load(*checkpoint_, GetParam().format, threads, "", GetParam().backend);
+  }
+
   const ModelSpec spec_ = SmallSpec();
   const std::unique_ptr<Checkpoint> checkpoint_ = Checkpoint::Random(spec_, 7);
 };
 
 TEST_P(ForwardFormatTest, AgreesWithFloat64) {
-  const LoadedModel model = Load(*checkpoint_, GetParam().format, 2);
+  const LoadedModel model = LoadModel(2);
   const auto sequences = RandomSequences(spec_, {1, 2, 17, 63, 64, 65, 130, 300}, 1);
   const auto rows = model.Embed(sequences, 48);
   for (size_t s = 0; s < sequences.size(); ++s) {
@@ -42,8 +52,8 @@ TEST_P(ForwardFormatTest, AgreesWithFloat64) {
 TEST_P(ForwardFormatTest, SameAloneAndInAnyBatch) {
   const auto sequences =
       RandomSequences(spec_, {5, 9, 33, 1, 64, 128, 300, 12, 77, 200, 31, 257, 16, 40}, 2);
-  const LoadedModel one = Load(*checkpoint_, GetParam().format, 1);
-  const LoadedModel three = Load(*checkpoint_, GetParam().format, 3);
+  const LoadedModel one = LoadModel(1);
+  const LoadedModel three = LoadModel(3);
   std::vector<std::vector<float>> alone;
   for (const auto& sequence : sequences) alone.push_back(one.Embed({sequence}, 96)[0]);
   for (const LoadedModel* model : {&one, &three}) {
@@ -62,12 +72,16 @@ TEST_P(ForwardFormatTest, SameAloneAndInAnyBatch) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, ForwardFormatTest,
-                         ::testing::Values(FormatCase{"f32", 0.999999, 0.9999999},
-                                           FormatCase{"bf16", 0.9995, 0.9999},
-                                           FormatCase{"a8w8_int8", 0.998, 1.0},
-                                           FormatCase{"a16w4_int4_g32z", 0.97, 0.9999},
-                                           FormatCase{"a16w4_int4_g64", 0.94, 0.9999}),
-                         [](const auto& info) { return std::string(info.param.format); });
+                         ::testing::Values(FormatCase{"cpu", "f32", 0.999999, 0.9999999},
+                                           FormatCase{"cpu", "bf16", 0.9995, 0.9999},
+                                           FormatCase{"cpu", "a8w8_int8", 0.998, 1.0},
+                                           FormatCase{"cpu", "a16w4_int4_g32z", 0.97, 0.9999},
+                                           FormatCase{"cpu", "a16w4_int4_g64", 0.94, 0.9999},
+                                           FormatCase{"cuda", "f16", 0.9999, 0.9999},
+                                           FormatCase{"cuda", "bf16", 0.9995, 0.9999}),
+                         [](const auto& info) {
+                           return std::string(info.param.backend) + "_" + info.param.format;
+                         });
 
 TEST(ForwardTest, DifferentTextsGetDifferentVectors) {
   const ModelSpec spec = SmallSpec();
