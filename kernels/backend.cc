@@ -7,6 +7,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "kernels/cpu/instruction_sets.h"
 #include "kernels/cpu/processors.h"
 #include "kernels/cpu/rows.h"
@@ -21,6 +22,8 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
+absl::string_view View(std::string_view text) { return {text.data(), text.size()}; }
+
 absl::StatusOr<Buffer> AllocateHost(int64_t bytes) {
   const int64_t rounded = (bytes + 63) / 64 * 64;
   void* data = std::aligned_alloc(kAlignment, rounded == 0 ? kAlignment : rounded);
@@ -32,8 +35,13 @@ absl::StatusOr<Buffer> AllocateHost(int64_t bytes) {
   return Buffer(data, rounded, std::free);
 }
 
+absl::Status CheckProcessor(int index) {
+  if (index == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError("the cpu backend has one device, cpu");
+}
+
 absl::StatusOr<std::unique_ptr<Stream>> OpenTeam(int index, const DeviceOptions& options) {
-  if (index != 0) return absl::InvalidArgumentError("the cpu backend has one device, cpu");
+  if (absl::Status status = CheckProcessor(index); !status.ok()) return status;
   const int available = cpu::AvailableProcessors();
   const int threads = options.threads == 0 ? available : options.threads;
   if (threads < 0 || threads > 1024) {
@@ -97,9 +105,12 @@ constexpr RowOperations kCpuRows = {Embed, Norm, Encode, MeanPool, FirstPool};
 }  // namespace
 
 std::span<const Backend> Backends() {
-  // "auto" takes the first whose stream opens.
   static const Backend kBackends[] = {
+#ifdef OCTAVO_WITH_CUDA
+      cuda::kBackend,
+#endif
       {.name = "cpu",
+       .numbers_devices = false,
        .linear_kernels = cpu::LinearKernels,
        .attention_kernels = cpu::AttentionKernels,
        .instruction_sets = cpu::DetectedInstructionSets,
@@ -110,15 +121,14 @@ std::span<const Backend> Backends() {
        .outputs = kOutputs,
        .allocate = AllocateHost,
        .allocate_host = AllocateHost,
+       .check_device = CheckProcessor,
+       .read_counters = [](int) { return DeviceCounters{}; },
+       .peak_flops = [](int, const Format&) { return 0.0; },
        .open_stream = OpenTeam,
        .default_document_step_us = 1000,
        // A block's widest intermediate stays in the second-level cache beside the weights' panels.
        .document_unit = {.least = 16, .most = 96 * cpu::SecondLevelCacheBytes() >> 20},
        .timing = {.tokens = kTimedTokens, .most_weights = 384 << 10, .evicted_bytes = 2 << 20}},
-#ifdef OCTAVO_WITH_CUDA
-      // After the CPU while it lacks rows for the default formats: "auto" does not take it.
-      cuda::kBackend,
-#endif
   };
   return kBackends;
 }
@@ -128,16 +138,14 @@ absl::StatusOr<const Backend*> FindBackend(std::string_view device) {
   std::string names;
   for (const Backend& backend : Backends()) {
     if (kind == "auto") {
-      if (backend.open_stream(0, DeviceOptions{.threads = 1}).ok()) return &backend;
+      if (backend.check_device(0).ok()) return &backend;
     } else if (kind == backend.name) {
       return &backend;
     }
-    absl::StrAppend(&names, names.empty() ? "" : ", ",
-                    absl::string_view(backend.name.data(), backend.name.size()));
+    absl::StrAppend(&names, names.empty() ? "" : ", ", View(backend.name));
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("--device=", absl::string_view(device.data(), device.size()),
-                   " is not a device of this build; use auto or one of: ", names));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--device=", View(device), " is not a device of this build; use auto or one of: ", names));
 }
 
 absl::StatusOr<int> DeviceIndex(std::string_view device) {
@@ -146,9 +154,73 @@ absl::StatusOr<int> DeviceIndex(std::string_view device) {
   const absl::string_view digits(device.data() + colon + 1, device.size() - colon - 1);
   int index = 0;
   if (absl::SimpleAtoi(digits, &index) && index >= 0) return index;
-  return absl::InvalidArgumentError(
-      absl::StrCat("--device=", absl::string_view(device.data(), device.size()),
-                   ": a device number goes after the colon, as in cuda:0"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--device=", View(device), ": a device number goes after the colon, as in cuda:0"));
+}
+
+namespace {
+
+Device MakeDevice(const Backend& backend, int index) {
+  const std::string name(backend.name);
+  return {&backend, index, backend.numbers_devices ? absl::StrCat(name, ":", index) : name};
+}
+
+// OK if some row computes `format` here, whatever the shape.
+absl::Status CheckFormat(const Backend& backend, const Format& format) {
+  const uint32_t here = backend.instruction_sets();
+  for (const LinearKernel& kernel : backend.linear_kernels()) {
+    if (kernel.accepts(format) && (kernel.instruction_sets & ~here) == 0) return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(absl::StrCat("no kernel computes ", View(format.name)));
+}
+
+absl::StatusOr<Device> FindAnyDevice(std::span<const Format* const> formats,
+                                     std::string* passed_over) {
+  std::string reasons;
+  for (const Backend& backend : Backends()) {
+    absl::Status status = backend.check_device(0);
+    for (const Format* format : formats) {
+      if (status.ok()) status = CheckFormat(backend, *format);
+    }
+    if (status.ok()) {
+      if (passed_over != nullptr) passed_over->append(reasons);
+      return MakeDevice(backend, 0);
+    }
+    absl::StrAppend(&reasons, View(backend.name), ": ", status.message(), "\n");
+  }
+  return absl::UnavailableError(absl::StrCat("--device=auto found none to compute on:\n", reasons));
+}
+
+absl::StatusOr<Device> FindOneDevice(std::string_view name) {
+  if (name == "auto") return absl::InvalidArgumentError("--device=auto stands alone");
+  absl::StatusOr<const Backend*> backend = FindBackend(name);
+  if (!backend.ok()) return backend.status();
+  absl::StatusOr<int> index = DeviceIndex(name);
+  if (!index.ok()) return index.status();
+  if (absl::Status status = (*backend)->check_device(*index); !status.ok()) {
+    return absl::Status(status.code(),
+                        absl::StrCat("--device=", View(name), ": ", status.message()));
+  }
+  return MakeDevice(**backend, *index);
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Device>> FindDevices(std::string_view names,
+                                                std::span<const Format* const> formats,
+                                                std::string* passed_over) {
+  std::vector<Device> devices;
+  for (absl::string_view name : absl::StrSplit(View(names), ',')) {
+    absl::StatusOr<Device> device = names == "auto" ? FindAnyDevice(formats, passed_over)
+                                                    : FindOneDevice({name.data(), name.size()});
+    if (!device.ok()) return device.status();
+    if (!devices.empty() && device->backend != devices.front().backend) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--device=", View(names), " mixes kinds of device; name devices of one kind"));
+    }
+    devices.push_back(*std::move(device));
+  }
+  return devices;
 }
 
 }  // namespace octavo

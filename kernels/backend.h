@@ -6,9 +6,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/attention.h"
@@ -59,8 +61,16 @@ struct PlanTiming {
   int calls = 1;
 };
 
+// What a device's sensors say, unset where it has none.
+struct DeviceCounters {
+  std::optional<double> energy_joules;  // since some moment in the past
+  std::optional<double> power_watts;    // now, or over the last moments
+};
+
 struct Backend {
   std::string_view name;  // what --device says: "cpu"
+  // "cuda:0", "cuda:1"; a backend without numbers is one device.
+  bool numbers_devices;
   std::span<const LinearKernel> (*linear_kernels)();
   std::span<const AttentionKernel> (*attention_kernels)();
   // Instruction sets usable now, in the bits the tables' rows ask for, and their names.
@@ -78,6 +88,14 @@ struct Backend {
   absl::StatusOr<Buffer> (*allocate)(int64_t bytes);
   // Host memory that the device copies from and to without waiting.
   absl::StatusOr<Buffer> (*allocate_host)(int64_t bytes);
+  // OK if device `index` is here and this build computes on it; UNAVAILABLE says what is missing.
+  // Opens nothing.
+  absl::Status (*check_device)(int index);
+  // Thread-safe. Takes milliseconds.
+  DeviceCounters (*read_counters)(int index);
+  // Multiply-adds times two a second that the device does at most in `format`'s arithmetic; 0 where
+  // that is not known.
+  double (*peak_flops)(int index, const Format& format);
   // A stream on device `index`; UNAVAILABLE says what is missing.
   absl::StatusOr<std::unique_ptr<Stream>> (*open_stream)(int index, const DeviceOptions& options);
   int64_t default_document_step_us;
@@ -85,13 +103,28 @@ struct Backend {
   PlanTiming timing;
 };
 
+// The fastest first.
 std::span<const Backend> Backends();
 
-// Parses --device: "auto" (the first backend present), "cpu", "cuda:0". INVALID_ARGUMENT names the
-// backends of this build.
+// The backend of one device as --device names it: "auto" (the first backend with a device here),
+// "cpu", "cuda:0". INVALID_ARGUMENT names the backends of this build.
 absl::StatusOr<const Backend*> FindBackend(std::string_view device);
 
 // The device's number, 0 unless --device names one: "cuda:1" is 1.
 absl::StatusOr<int> DeviceIndex(std::string_view device);
+
+struct Device {
+  const Backend* backend = nullptr;
+  int index = 0;
+  std::string name;  // "cpu", "cuda:0": how reports and metrics call it
+};
+
+// Every device that --device names: "cpu", "cuda:0,cuda:1", all of one backend; one named twice is
+// there twice. "auto" is the first device of the first backend that has one here and rows for all
+// of `formats`; why others were not taken is appended to `passed_over`, one line each, if it is not
+// null. INVALID_ARGUMENT for names that this build does not know, UNAVAILABLE says what is missing.
+absl::StatusOr<std::vector<Device>> FindDevices(std::string_view names,
+                                                std::span<const Format* const> formats,
+                                                std::string* passed_over);
 
 }  // namespace octavo

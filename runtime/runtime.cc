@@ -132,19 +132,22 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(const RuntimeOptions& opt
 absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoint> checkpoint,
                                                        const RuntimeOptions& options,
                                                        Observer* observer) {
-  absl::StatusOr<const Backend*> backend =
-      options.backend != nullptr ? options.backend : FindBackend(options.device);
-  if (!backend.ok()) return backend.status();
-  absl::StatusOr<int> device_index = DeviceIndex(options.device);
-  if (!device_index.ok()) return device_index.status();
   LanePlan lanes[kLanes];
+  std::vector<const Format*> formats;
   for (int l = 0; l < kLanes; ++l) {
     absl::StatusOr<LanePlan> lane = PlanLane(options.lanes[l]);
     if (!lane.ok()) return lane.status();
     lanes[l] = *lane;
+    formats.push_back(lane->format);
   }
+  absl::StatusOr<std::vector<Device>> devices = FindDevices(options.device, formats, nullptr);
+  if (!devices.ok()) return devices.status();
+  if (devices->size() > 1)
+    return absl::UnimplementedError("several devices are not served yet; name one");
+  const Device& device = devices->front();
+  const Backend* backend = options.backend != nullptr ? options.backend : device.backend;
   absl::StatusOr<std::unique_ptr<Stream>> stream =
-      (*backend)->open_stream(*device_index, DeviceOptions{.threads = options.threads});
+      backend->open_stream(device.index, DeviceOptions{.threads = options.threads});
   if (!stream.ok()) return stream.status();
   auto state = std::make_unique<State>();
   state->observer = observer;
@@ -152,17 +155,13 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoin
   state->info.name = checkpoint->name();
   state->info.revision = checkpoint->revision();
   state->info.spec = checkpoint->spec();
-  // "cpu", or "cuda:0".
-  const std::string device = *device_index == 0 && options.device.find(':') == std::string::npos
-                                 ? std::string((*backend)->name)
-                                 : options.device;
-  state->info.devices = {device};
+  state->info.devices = {device.name};
 
   absl::StatusOr<std::shared_ptr<const SharedWeights>> shared =
-      SharedWeights::Load(*checkpoint, **backend, **stream);
+      SharedWeights::Load(*checkpoint, *backend, **stream);
   if (!shared.ok()) return shared.status();
   state->shared = *shared;
-  LinearPlanner planner(**backend, **stream, {.forced_kernels = options.kernel});
+  LinearPlanner planner(*backend, **stream, {.forced_kernels = options.kernel});
   if (absl::Status status = ReadPlan(options.kernel_plan, &planner); !status.ok()) return status;
 
   for (int l = 0; l < kLanes; ++l) {
@@ -174,10 +173,10 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoin
     }
     if (lane.forward == nullptr) {
       absl::StatusOr<const AttentionKernel*> attention = ChooseAttention(
-          **backend, *lane.format, state->info.spec.head_size, options.attention_kernel);
+          *backend, *lane.format, state->info.spec.head_size, options.attention_kernel);
       if (!attention.ok()) return attention.status();
       absl::StatusOr<std::unique_ptr<Forward>> forward =
-          Forward::Load(*checkpoint, state->shared, **backend, *lane.format, lane.method,
+          Forward::Load(*checkpoint, state->shared, *backend, *lane.format, lane.method,
                         **attention, planner, **stream);
       if (!forward.ok()) return forward.status();
       lane.forward = forward->get();
@@ -210,9 +209,9 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoin
   state->completion = std::make_unique<CompletionThread>();
   const int step = options.document_step_us > 0
                        ? options.document_step_us
-                       : static_cast<int>((*backend)->default_document_step_us);
+                       : static_cast<int>(backend->default_document_step_us);
   absl::StatusOr<std::unique_ptr<Engine>> engine =
-      Engine::Create({.device = device, .step = std::chrono::microseconds(step)},
+      Engine::Create({.device = device.name, .step = std::chrono::microseconds(step)},
                      {lanes[0].forward, lanes[1].forward},
                      {options.lanes[0].max_batch_tokens, options.lanes[1].max_batch_tokens},
                      *std::move(stream), state->scheduler.get(), state->completion.get(), observer);

@@ -17,10 +17,12 @@ constexpr Named kNames[] = {{kSm80, 8, 0, "sm_80"},
                             {kSm100a, 10, 0, "sm_100a"},
                             {kSm120a, 12, 0, "sm_120a"}};
 
-uint32_t Detect() {
+}  // namespace
+
+uint32_t ArchitectureOf(int device) {
   int major = 0, minor = 0;
-  if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) != cudaSuccess ||
-      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0) != cudaSuccess) {
+  if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess) {
     cudaGetLastError();
     return 0;
   }
@@ -30,10 +32,8 @@ uint32_t Detect() {
   return 0;
 }
 
-}  // namespace
-
 uint32_t DetectedArchitectures() {
-  static const uint32_t detected = Detect();
+  static const uint32_t detected = ArchitectureOf(0);
   return detected;
 }
 

@@ -15,6 +15,9 @@ enum Architecture : uint32_t {
   kSm120a = 1u << 4,
 };
 
+// The bit of one device; 0 if it is of no architecture above, or there is no such device.
+uint32_t ArchitectureOf(int device);
+
 // The bits of device 0; 0 without a device. Computed once; thread-safe.
 uint32_t DetectedArchitectures();
 

@@ -1,4 +1,5 @@
 #include "kernels/cuda/architectures.h"
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/stream.h"
@@ -25,6 +26,7 @@ constexpr int64_t kTimedTokens[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024,
 
 const Backend kBackend = {
     .name = "cuda",
+    .numbers_devices = true,
     .linear_kernels = LinearKernels,
     .attention_kernels = AttentionKernels,
     .instruction_sets = DetectedArchitectures,
@@ -35,6 +37,9 @@ const Backend kBackend = {
     .outputs = kOutputs,
     .allocate = Allocate,
     .allocate_host = AllocatePinned,
+    .check_device = CheckDevice,
+    .read_counters = ReadCounters,
+    .peak_flops = PeakFlops,
     .open_stream = OpenStream,
     .default_document_step_us = 150,
     // Fewer rows do not fill the multiprocessors.

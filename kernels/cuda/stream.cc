@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/team.h"
-#include "kernels/cuda/architectures.h"
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/memory.h"
 
 namespace octavo::cuda {
@@ -13,32 +13,10 @@ namespace {
 
 constexpr int64_t kLeastWorkspace = int64_t{32} << 20;  // what cuBLASLt asks for on Hopper
 
-absl::Status FindDevice(int device) {
-  int devices = 0;
-  const cudaError_t error = cudaGetDeviceCount(&devices);
-  if (error == cudaErrorNoDevice) devices = 0;
-  if (error == cudaErrorInsufficientDriver) {
-    int driver = 0, runtime = 0;
-    cudaDriverGetVersion(&driver);
-    cudaRuntimeGetVersion(&runtime);
-    if (driver == 0) return absl::UnavailableError("no NVIDIA driver is installed here");
-    return absl::UnavailableError(absl::StrCat(
-        "the NVIDIA driver is too old: it supports CUDA ", driver / 1000, ".", driver % 1000 / 10,
-        ", this build needs ", runtime / 1000, ".", runtime % 1000 / 10, "; update the driver"));
-  }
-  if (error != cudaSuccess && error != cudaErrorNoDevice) return ToStatus(error, "CUDA");
-  if (device < devices) return absl::OkStatus();
-  return absl::UnavailableError(
-      devices == 0
-          ? std::string("no CUDA device is present (nvidia-smi shows what the driver sees)")
-          : absl::StrCat("there is no device cuda:", device, "; there are ", devices,
-                         ", from cuda:0"));
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Stream>> CudaStream::Open(int device) {
-  if (absl::Status status = FindDevice(device); !status.ok()) return status;
+  if (absl::Status status = CheckDevice(device); !status.ok()) return status;
   std::unique_ptr<CudaStream> stream(new CudaStream(device));
   if (absl::Status status = stream->Initialize(); !status.ok()) return status;
   return stream;
@@ -55,11 +33,6 @@ absl::Status CudaStream::Initialize() {
     return status;
   }
   processor_ = properties.name;
-  if (DetectedArchitectures() != kSm90a) {
-    return absl::UnavailableError(absl::StrCat(
-        "cuda:", device_, " (", processor_, ", ", ArchitectureNames(DetectedArchitectures()),
-        ") has no kernels in this build, only sm_90a ", "(H100, H200) does"));
-  }
   absl::StatusOr<const CublasLt*> cublaslt = CublasLt::Load();
   if (!cublaslt.ok()) return cublaslt.status();
   cublaslt_ = *cublaslt;

@@ -60,6 +60,7 @@ uint32_t Sets() { return cpu::kAvx2 | cpu::kAvx512; }
 
 const Backend& Fake() {
   static const Backend fake = {.name = "fake",
+                               .numbers_devices = false,
                                .linear_kernels = TableRows,
                                .attention_kernels = nullptr,
                                .instruction_sets = Sets,
@@ -70,6 +71,9 @@ const Backend& Fake() {
                                .outputs = {},
                                .allocate = (*FindBackend("cpu"))->allocate,
                                .allocate_host = nullptr,
+                               .check_device = nullptr,
+                               .read_counters = nullptr,
+                               .peak_flops = nullptr,
                                .open_stream = nullptr,
                                .default_document_step_us = 0,
                                .document_unit = {},
