@@ -29,6 +29,7 @@ struct AttentionArgs {
   const void* k = nullptr;
   const void* v = nullptr;
   int64_t stride = 0;  // elements from token to token
+  int64_t tokens = 0;  // rows of q, k and v that may be read, whosever they are
   int heads = 0;
   int key_value_heads = 0;  // divides heads
   int head_size = 0;
@@ -72,6 +73,8 @@ struct AttentionKernel {
   Element (*output)(Element wanted) = BfloatOrFloat;
   // Queries of a tile at most, if it is run by tiles.
   int query_tile = 0;
+  // Fastest for a batch of few and short sequences, not for others: the query lane takes it.
+  bool for_short_sequences = false;
   // Largest integer that a value of q or k is encoded as, with a scale for each query and key of a
   // head; 0: scores are products of q and k as they come.
   int score_levels = 0;

@@ -49,7 +49,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
     // A batch takes at least one input, however long: the workspace holds that too.
     const int64_t tokens = std::max<int64_t>(max_batch_tokens[l], lane.forward->spec().max_tokens);
     absl::StatusOr<std::unique_ptr<ForwardPass>> pass =
-        ForwardPass::Create(*lane.forward, *engine->stream_, tokens);
+        ForwardPass::Create(*lane.forward, kAllLanes[l], *engine->stream_, tokens);
     if (!pass.ok()) return pass.status();
     lane.pass = *std::move(pass);
   }

@@ -18,10 +18,9 @@ absl::StatusOr<Buffer> Copy(const Backend& backend, const std::vector<float>& va
 
 absl::string_view View(std::string_view text) { return {text.data(), text.size()}; }
 
-}  // namespace
-
 absl::StatusOr<const AttentionKernel*> ChooseAttention(const Backend& backend, const Format& format,
-                                                       int head_size, std::string_view forced) {
+                                                       int head_size, std::string_view forced,
+                                                       Lane lane) {
   const uint32_t have = backend.instruction_sets();
   std::string refused;
   for (const AttentionKernel& row : backend.attention_kernels()) {
@@ -36,9 +35,14 @@ absl::StatusOr<const AttentionKernel*> ChooseAttention(const Backend& backend, c
     } else if (forced.empty() && format.weight.element == Element::kF32 &&
                row.input != Element::kF32) {
       why = "format f32 keeps f32 attention";
+    } else if (forced.empty() && format.activation.element == Element::kBf16 &&
+               row.input == Element::kF16) {
+      why = "format bf16 keeps the range of bf16";
     } else if (forced.empty() && format.activation.element != Element::kInt8 &&
                row.score_levels > 0 && row.score_levels < 256) {
       why = absl::StrCat("format ", View(format.name), " keeps scores of 16 bits");
+    } else if (forced.empty() && row.for_short_sequences && lane == Lane::kDocument) {
+      why = "is for short sequences";
     } else {
       return &row;
     }
@@ -46,6 +50,20 @@ absl::StatusOr<const AttentionKernel*> ChooseAttention(const Backend& backend, c
   }
   return absl::FailedPreconditionError(
       absl::StrCat("no attention kernel of ", View(backend.name), " fits:", refused));
+}
+
+}  // namespace
+
+absl::StatusOr<AttentionRows> ChooseAttention(const Backend& backend, const Format& format,
+                                              int head_size, std::string_view forced) {
+  AttentionRows rows;
+  for (Lane lane : kAllLanes) {
+    absl::StatusOr<const AttentionKernel*> row =
+        ChooseAttention(backend, format, head_size, forced, lane);
+    if (!row.ok()) return row.status();
+    rows.lanes[static_cast<int>(lane)] = *row;
+  }
+  return rows;
 }
 
 void RaggedBatch::Add(const std::vector<int32_t>& sequence) {
@@ -111,7 +129,7 @@ absl::StatusOr<std::unique_ptr<Forward>> Forward::Load(const Checkpoint& checkpo
                                                        std::shared_ptr<const SharedWeights> shared,
                                                        const Backend& backend, const Format& format,
                                                        Method method,
-                                                       const AttentionKernel& attention,
+                                                       const AttentionRows& attention,
                                                        LinearPlanner& planner, Stream& stream) {
   std::unique_ptr<Forward> forward(new Forward(std::move(shared), backend, format, attention));
   const ModelSpec& spec = forward->spec();
@@ -174,7 +192,7 @@ absl::StatusOr<std::unique_ptr<Forward>> Forward::Load(const Checkpoint& checkpo
   return forward;
 }
 
-std::vector<std::string> Forward::kernel_names() const {
+std::vector<std::string> Forward::kernel_names(Lane lane) const {
   std::vector<std::string> names;
   const auto add = [&](std::string_view name) {
     if (std::find(names.begin(), names.end(), name) == names.end()) names.emplace_back(name);
@@ -185,7 +203,7 @@ std::vector<std::string> Forward::kernel_names() const {
       for (std::string_view name : linear->packed.kernel_names()) add(name);
     }
   }
-  add(attention_.name);
+  add(attention_[lane].name);
   return names;
 }
 

@@ -11,6 +11,7 @@
 #include "kernels/backend.h"
 #include "kernels/plan.h"
 #include "runtime/checkpoint.h"
+#include "runtime/job.h"
 #include "runtime/model_spec.h"
 
 namespace octavo {
@@ -27,12 +28,20 @@ struct RaggedBatch {
   int64_t sequences() const { return static_cast<int64_t>(offsets.size()) - 1; }
 };
 
-// The first attention row (the table is fastest first) that runs here and fits the head size;
-// `forced` names the only one allowed, "" for any. f32 models keep f32 attention, and only models
-// with 8-bit activations take scores of 8 bits. FAILED_PRECONDITION lists the rows and why each was
+// The attention row of each lane: by lane and not by batch, since rows differ in their last bits.
+struct AttentionRows {
+  const AttentionKernel* lanes[kLanes] = {};  // both read the same element
+
+  const AttentionKernel& operator[](Lane lane) const { return *lanes[static_cast<int>(lane)]; }
+};
+
+// For each lane the first attention row (the table is fastest first) that runs here and fits the
+// head size; documents leave out those for short sequences. `forced` names the only one allowed, ""
+// for any. f32 models keep f32 attention, bf16 models attention without f16, and only models with
+// 8-bit activations take scores of 8 bits. FAILED_PRECONDITION lists the rows and why each was
 // refused.
-absl::StatusOr<const AttentionKernel*> ChooseAttention(const Backend& backend, const Format& format,
-                                                       int head_size, std::string_view forced);
+absl::StatusOr<AttentionRows> ChooseAttention(const Backend& backend, const Format& format,
+                                              int head_size, std::string_view forced);
 
 // What lanes share whatever their format: embeddings and norms, f32, and the spec. Immutable once
 // the stream it was loaded on is finished.
@@ -62,14 +71,15 @@ class Forward {
                                                        std::shared_ptr<const SharedWeights> shared,
                                                        const Backend& backend, const Format& format,
                                                        Method method,
-                                                       const AttentionKernel& attention,
+                                                       const AttentionRows& attention,
                                                        LinearPlanner& planner, Stream& stream);
 
   const ModelSpec& spec() const { return shared_->spec; }
   const Format& format() const { return *format_; }
   const Backend& backend() const { return backend_; }
-  int64_t bytes() const { return bytes_; }        // of packed linear weights and biases
-  std::vector<std::string> kernel_names() const;  // linear rows in use, then attention's
+  int64_t bytes() const { return bytes_; }  // of packed linear weights and biases
+  // Linear rows in use, then the lane's attention row.
+  std::vector<std::string> kernel_names(Lane lane) const;
 
   double BatchFlops(const RaggedBatch& batch) const;  // of the whole pass
 
@@ -86,13 +96,13 @@ class Forward {
   };
 
   Forward(std::shared_ptr<const SharedWeights> shared, const Backend& backend, const Format& format,
-          const AttentionKernel& attention)
+          const AttentionRows& attention)
       : shared_(std::move(shared)), backend_(backend), format_(&format), attention_(attention) {}
 
   std::shared_ptr<const SharedWeights> shared_;
   const Backend& backend_;
   const Format* format_;
-  const AttentionKernel& attention_;
+  const AttentionRows attention_;
   std::vector<Layer> layers_;
   int64_t bytes_ = 0;
 };

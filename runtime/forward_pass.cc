@@ -33,16 +33,17 @@ void* At(const Buffer& buffer, int64_t elements, Element element) {
 
 }  // namespace
 
-ForwardPass::ForwardPass(const Forward& forward, Stream& stream)
+ForwardPass::ForwardPass(const Forward& forward, Lane lane, Stream& stream)
     : forward_(forward),
+      attention_(forward.attention_[lane]),
       stream_(stream),
       element_(forward.backend().hidden(forward.format())),
       device_batch_(forward.backend()) {}
 
-absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Create(const Forward& forward,
+absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Create(const Forward& forward, Lane lane,
                                                                  Stream& stream,
                                                                  int64_t max_tokens) {
-  std::unique_ptr<ForwardPass> pass(new ForwardPass(forward, stream));
+  std::unique_ptr<ForwardPass> pass(new ForwardPass(forward, lane, stream));
   pass->slots_.resize(stream.slots());
   if (absl::Status status = pass->Reserve(max_tokens, kLeastBlockRows); !status.ok()) return status;
   return pass;
@@ -66,7 +67,7 @@ absl::Status ForwardPass::Reserve(int64_t tokens, int64_t block_rows) {
     if (!spec.layers.empty()) {
       const int64_t n = spec.layers.front().query_key_value.shape.n;
       for (Buffer& buffer : query_key_value_) {
-        allocate(&buffer, tokens * n * ElementBytes(forward_.attention_.input));
+        allocate(&buffer, tokens * n * ElementBytes(attention_.input));
       }
     }
     capacity_ = status.ok() ? tokens : 0;
@@ -119,8 +120,7 @@ absl::Status ForwardPass::Begin(const RaggedBatch& batch, int64_t unit_rows) {
   }
   if (absl::Status status = Reserve(tokens, block_rows_); !status.ok()) return status;
   if (absl::Status status = ReservePooled(batch.sequences()); !status.ok()) return status;
-  if (absl::Status status =
-          device_batch_.Load(batch, block_rows_, forward_.attention_.query_tile, stream_);
+  if (absl::Status status = device_batch_.Load(batch, block_rows_, attention_.query_tile, stream_);
       !status.ok()) {
     return status;
   }
@@ -228,7 +228,7 @@ Matrix ForwardPass::AddAndNorm(const Forward::Linear& linear, const Matrix& inpu
 
 void ForwardPass::MakeQueryKeyValue(int layer, const Matrix& input, Rows rows, Stream& stream) {
   const Forward::Linear& linear = forward_.layers_[layer].query_key_value;
-  const Element element = forward_.attention_.input;
+  const Element element = attention_.input;
   const int64_t n = linear.packed.shape().n;
   LinearArgs args;
   args.rows = rows.count();
@@ -241,18 +241,18 @@ void ForwardPass::MakeQueryKeyValue(int layer, const Matrix& input, Rows rows, S
 Matrix ForwardPass::RunAttention(int layer, Rows rows, Slot& slot, Stream& stream) {
   const ModelSpec& spec = forward_.spec();
   const Forward::Layer& weights = forward_.layers_[layer];
-  const AttentionKernel& kernel = forward_.attention_;
   const int64_t width = static_cast<int64_t>(spec.heads) * spec.head_size;
   const int64_t key_width = static_cast<int64_t>(spec.key_value_heads) * spec.head_size;
   const Element wanted = weights.attention_output.packed.input(rows.count());
-  const Element produced = kernel.output(wanted);
+  const Element produced = attention_.output(wanted);
 
   AttentionArgs attention;
   const Buffer& query_key_value = query_key_value_[layer % 2];
-  attention.q = At(query_key_value, 0, kernel.input);
-  attention.k = At(query_key_value, width, kernel.input);
-  attention.v = At(query_key_value, width + key_width, kernel.input);
+  attention.q = At(query_key_value, 0, attention_.input);
+  attention.k = At(query_key_value, width, attention_.input);
+  attention.v = At(query_key_value, width + key_width, attention_.input);
   attention.stride = width + 2 * key_width;
+  attention.tokens = batch_->tokens();
   attention.heads = spec.heads;
   attention.key_value_heads = spec.key_value_heads;
   attention.head_size = spec.head_size;
@@ -269,7 +269,7 @@ Matrix ForwardPass::RunAttention(int layer, Rows rows, Slot& slot, Stream& strea
   // Output rows count from the batch's first row; the slot holds only this block's.
   attention.output = {slot.context.as<uint8_t>() - rows.begin * width * ElementBytes(produced),
                       width, produced};
-  kernel.run(attention, stream);
+  attention_.run(attention, stream);
 
   Matrix input = {slot.context.as<void>(), width, produced};
   if (produced != wanted) {

@@ -21,9 +21,9 @@ namespace octavo {
 // which the previous stage finished.
 class ForwardPass {
  public:
-  // A workspace for batches up to `max_tokens` tokens; larger batches grow it.
-  static absl::StatusOr<std::unique_ptr<ForwardPass>> Create(const Forward& forward, Stream& stream,
-                                                             int64_t max_tokens);
+  // A workspace for a lane's batches up to `max_tokens` tokens; larger batches grow it.
+  static absl::StatusOr<std::unique_ptr<ForwardPass>> Create(const Forward& forward, Lane lane,
+                                                             Stream& stream, int64_t max_tokens);
 
   // Starts a batch. `unit_rows`: rows of a block, at most; a batch of so few rows that the stream's
   // slots would not each get a worthwhile block runs as one block on the whole stream.
@@ -55,7 +55,7 @@ class ForwardPass {
     int64_t count() const { return end - begin; }
   };
 
-  ForwardPass(const Forward& forward, Stream& stream);
+  ForwardPass(const Forward& forward, Lane lane, Stream& stream);
   absl::Status Reserve(int64_t tokens, int64_t block_rows);
   absl::Status ReservePooled(int64_t sequences);
   void RunBlock(int stage, Rows rows, Slot& slot, Stream& stream);
@@ -77,6 +77,7 @@ class ForwardPass {
   Matrix EncodedInput(Element element, int64_t columns, const Slot& slot) const;
 
   const Forward& forward_;
+  const AttentionKernel& attention_;
   Stream& stream_;
   const Element element_;  // of hidden states
   const RaggedBatch* batch_ = nullptr;

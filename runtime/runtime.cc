@@ -172,12 +172,12 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoin
       }
     }
     if (lane.forward == nullptr) {
-      absl::StatusOr<const AttentionKernel*> attention = ChooseAttention(
+      absl::StatusOr<AttentionRows> attention = ChooseAttention(
           *backend, *lane.format, state->info.spec.head_size, options.attention_kernel);
       if (!attention.ok()) return attention.status();
       absl::StatusOr<std::unique_ptr<Forward>> forward =
-          Forward::Load(*checkpoint, state->shared, *backend, *lane.format, lane.method,
-                        **attention, planner, **stream);
+          Forward::Load(*checkpoint, state->shared, *backend, *lane.format, lane.method, *attention,
+                        planner, **stream);
       if (!forward.ok()) return forward.status();
       lane.forward = forward->get();
       state->forwards.push_back(*std::move(forward));
@@ -185,7 +185,7 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoin
     LaneDescription& description = state->info.lanes[l];
     description.format = lane.format;
     description.method = std::string(MethodName(lane.method));
-    description.kernels = lane.forward->kernel_names();
+    description.kernels = lane.forward->kernel_names(kAllLanes[l]);
     description.limits = {options.lanes[l].max_queue_tokens, options.lanes[l].max_batch_tokens};
   }
   if (absl::Status status = WritePlan(options.kernel_plan, planner); !status.ok()) return status;

@@ -51,7 +51,7 @@ class EngineTest : public ::testing::Test {
     LinearPlanner planner(backend, *stream_, {});
     forward_ = *Forward::Load(
         *checkpoint_, shared_, backend, **FindFormat("f32"), Method::kRoundToNearest,
-        **ChooseAttention(backend, **FindFormat("f32"), spec_.head_size, ""), planner, *stream_);
+        *ChooseAttention(backend, **FindFormat("f32"), spec_.head_size, ""), planner, *stream_);
     SchedulerOptions options;
     for (int l = 0; l < kLanes; ++l) options.lanes[l] = {1 << 20, kBatchTokens[l]};
     scheduler_ = std::make_unique<Scheduler>(options, [this] {

@@ -110,7 +110,7 @@ std::vector<std::vector<float>> LoadedModel::Embed(
     const std::vector<std::vector<int32_t>>& sequences, int64_t unit_rows) const {
   RaggedBatch batch;
   for (const std::vector<int32_t>& sequence : sequences) batch.Add(sequence);
-  std::unique_ptr<ForwardPass> pass = *ForwardPass::Create(*forward, *stream, 1);
+  std::unique_ptr<ForwardPass> pass = *ForwardPass::Create(*forward, Lane::kDocument, *stream, 1);
   EXPECT_TRUE(pass->Begin(batch, unit_rows).ok());
   while (pass->running()) pass->RunUnit();
   const int64_t hidden = forward->spec().hidden;
@@ -133,7 +133,7 @@ LoadedModel Load(const Checkpoint& checkpoint, const std::string& format, int th
   const bool float_zero = chosen.weight.zero == Zero::kF16 || chosen.weight.zero == Zero::kF32;
   auto forward = Forward::Load(checkpoint, *SharedWeights::Load(checkpoint, backend, *model.stream),
                                backend, chosen, float_zero ? Method::kHqq : Method::kRoundToNearest,
-                               **ChooseAttention(backend, chosen, checkpoint.spec().head_size, ""),
+                               *ChooseAttention(backend, chosen, checkpoint.spec().head_size, ""),
                                planner, *model.stream);
   EXPECT_TRUE(forward.ok()) << forward.status();
   model.forward = *std::move(forward);

@@ -95,7 +95,8 @@ TEST(ForwardTest, APassIsReusedForLargerAndSmallerBatches) {
   const ModelSpec spec = SmallSpec();
   const auto checkpoint = Checkpoint::Random(spec, 7);
   const LoadedModel model = Load(*checkpoint, "f32", 2);
-  std::unique_ptr<ForwardPass> pass = *ForwardPass::Create(*model.forward, *model.stream, 8);
+  std::unique_ptr<ForwardPass> pass =
+      *ForwardPass::Create(*model.forward, Lane::kDocument, *model.stream, 8);
   for (const std::vector<int>& lengths :
        {std::vector<int>{3}, std::vector<int>{300, 300, 10}, std::vector<int>{4}}) {
     const auto sequences = RandomSequences(spec, lengths, 4);
@@ -115,7 +116,8 @@ TEST(ForwardTest, UnitsAddUpToTheWholePass) {
   const LoadedModel model = Load(*checkpoint, "f32", 1);
   RaggedBatch batch;
   for (const auto& sequence : RandomSequences(spec, {100, 30, 1}, 5)) batch.Add(sequence);
-  std::unique_ptr<ForwardPass> pass = *ForwardPass::Create(*model.forward, *model.stream, 200);
+  std::unique_ptr<ForwardPass> pass =
+      *ForwardPass::Create(*model.forward, Lane::kDocument, *model.stream, 200);
   ASSERT_TRUE(pass->Begin(batch, 40).ok());
   int units = 0;
   while (pass->running()) {
@@ -125,6 +127,60 @@ TEST(ForwardTest, UnitsAddUpToTheWholePass) {
   }
   // 131 rows in blocks of at most 40 are 4 units a stage; a stage a layer and one for embedding.
   EXPECT_EQ(units, 4 * 3);
+}
+
+// A backend of rows for tests, fastest first.
+template <const AttentionKernel*... rows>
+Backend WithAttention() {
+  Backend backend = **FindBackend("cpu");
+  backend.instruction_sets = [] { return 1u; };
+  backend.attention_kernels = [] {
+    static const AttentionKernel table[] = {*rows...};
+    return std::span<const AttentionKernel>(table);
+  };
+  return backend;
+}
+
+constexpr bool Fits32(int head_size) { return head_size == 32; }
+constexpr AttentionKernel kElsewhere = {
+    .name = "elsewhere", .input = Element::kBf16, .instruction_sets = 2, .fits = Fits32};
+constexpr AttentionKernel kShortF16 = {.name = "short_f16",
+                                       .input = Element::kF16,
+                                       .instruction_sets = 1,
+                                       .fits = Fits32,
+                                       .for_short_sequences = true};
+constexpr AttentionKernel kLongF16 = {
+    .name = "long_f16", .input = Element::kF16, .instruction_sets = 1, .fits = Fits32};
+constexpr AttentionKernel kAnyBf16 = {
+    .name = "any_bf16", .input = Element::kBf16, .instruction_sets = 1, .fits = Fits32};
+
+TEST(ChooseAttentionTest, QueriesTakeTheRowForShortSequences) {
+  const Backend backend = WithAttention<&kElsewhere, &kShortF16, &kLongF16, &kAnyBf16>();
+  const absl::StatusOr<AttentionRows> rows = ChooseAttention(backend, **FindFormat("f16"), 32, "");
+  ASSERT_TRUE(rows.ok()) << rows.status();
+  EXPECT_EQ((*rows)[Lane::kQuery].name, "short_f16");
+  EXPECT_EQ((*rows)[Lane::kDocument].name, "long_f16");
+  const absl::StatusOr<AttentionRows> bf16 = ChooseAttention(backend, **FindFormat("bf16"), 32, "");
+  ASSERT_TRUE(bf16.ok()) << bf16.status();
+  EXPECT_EQ((*bf16)[Lane::kQuery].name, "any_bf16");
+  EXPECT_EQ((*bf16)[Lane::kDocument].name, "any_bf16");
+  const absl::StatusOr<AttentionRows> forced =
+      ChooseAttention(backend, **FindFormat("f16"), 32, "short_f16");
+  ASSERT_TRUE(forced.ok()) << forced.status();
+  EXPECT_EQ((*forced)[Lane::kDocument].name, "short_f16");
+}
+
+TEST(ChooseAttentionTest, SaysWhyEachRowWasRefused) {
+  const Backend backend = WithAttention<&kElsewhere, &kShortF16, &kAnyBf16>();
+  const absl::Status size = ChooseAttention(backend, **FindFormat("f16"), 48, "").status();
+  EXPECT_EQ(size.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(size.message()),
+              ::testing::AllOf(::testing::HasSubstr("elsewhere: needs"),
+                               ::testing::HasSubstr("short_f16: does not fit head size 48")));
+  const Backend only_short = WithAttention<&kShortF16>();
+  EXPECT_THAT(
+      std::string(ChooseAttention(only_short, **FindFormat("f16"), 32, "").status().message()),
+      ::testing::HasSubstr("short_f16: is for short sequences"));
 }
 
 }  // namespace
