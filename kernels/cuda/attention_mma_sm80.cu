@@ -44,19 +44,19 @@ __global__ void __launch_bounds__(32, kHeadSize == 128 ? 8 : 16)
     AttentionMma(const __grid_constant__ AttentionLaunch launch) {
   using KeyTile = Tile<kHeadSize, kKeys>;
   extern __shared__ __align__(1024) uint8_t shared[];
-  const AttentionWork work = launch.work[blockIdx.y];
+  const AttentionTile tile = launch.tiles[blockIdx.x / launch.heads];
   LetNextKernelStart();
-  if (work.queries == 0) return;
+  if (tile.queries == 0) return;
   WaitForPreviousKernel();
 
-  const int head = blockIdx.x, key_head = head / launch.heads_per_key_value_head;
+  const int head = blockIdx.x % launch.heads, key_head = head / launch.heads_per_key_value_head;
   const int thread = threadIdx.x;
-  const int64_t token = work.first * launch.stride;
+  const int64_t token = tile.first * launch.stride;
   const T* k = static_cast<const T*>(launch.k) + token + key_head * kHeadSize;
   const T* v = static_cast<const T*>(launch.v) + token + key_head * kHeadSize;
-  const int query_end = work.query_begin + work.queries;
-  const int key_end = min(work.length, query_end + launch.reach_ahead);
-  const int key_begin = max(0, work.query_begin - launch.reach_back) / kKeys * kKeys;
+  const int query_end = tile.query_begin + tile.queries;
+  const int key_end = min(tile.length, query_end + launch.reach_ahead);
+  const int key_begin = max(0, tile.query_begin - launch.reach_back) / kKeys * kKeys;
   const int steps = (key_end - key_begin + kKeys - 1) / kKeys;
 
   const uint32_t keys_at = SharedAddress(shared);
@@ -65,14 +65,14 @@ __global__ void __launch_bounds__(32, kHeadSize == 128 ? 8 : 16)
     if (step < steps) {
       const int key = key_begin + step * kKeys;
       const uint32_t at = step % kStages * KeyTile::kBytes;
-      KeyTile::template Load<32>(keys_at + at, k, launch.stride, key, work.length, thread);
-      KeyTile::template Load<32>(values_at + at, v, launch.stride, key, work.length, thread);
+      KeyTile::template Load<32>(keys_at + at, k, launch.stride, key, tile.length, thread);
+      KeyTile::template Load<32>(values_at + at, v, launch.stride, key, tile.length, thread);
     }
     CopyCommit();
   };
   load(0);
 
-  const Lane lane = {thread % 4, work.query_begin + thread / 4};
+  const Lane lane = {thread % 4, tile.query_begin + thread / 4};
   const T* from = static_cast<const T*>(launch.q) + token + head * kHeadSize;
   uint32_t q[kHeadSize / 4];
   LoadQueries<kHeadSize>(from, launch.stride, lane, query_end, q);
@@ -104,10 +104,10 @@ __global__ void __launch_bounds__(32, kHeadSize == 128 ? 8 : 16)
     }
     float scale = launch.scale * kLog2e;
     if constexpr (kGeneral) {
-      ScaleBiasMask<kKeys>(s, launch, bias, lane, key, work.length);
+      ScaleBiasMask<kKeys>(s, launch, bias, lane, key, tile.length);
       scale = 1.0f;
-    } else if (key + kKeys > work.length) {
-      MaskPastEnd<kKeys>(s, lane, key, work.length);
+    } else if (key + kKeys > tile.length) {
+      MaskPastEnd<kKeys>(s, lane, key, tile.length);
     }
     if (softmax.Update(s, scale)) softmax.Rescale(o);
 #pragma unroll
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(32, kHeadSize == 128 ? 8 : 16)
   }
   const int element_bytes = launch.output_element == Element::kF32 ? 4 : 2;
   uint8_t* to = static_cast<uint8_t*>(launch.output) +
-                (work.first * launch.output_stride + head * kHeadSize) * element_bytes;
+                (tile.first * launch.output_stride + head * kHeadSize) * element_bytes;
   StoreValues<kHeadSize, T>(o, softmax, to, launch.output_stride, launch.output_element, lane,
                             query_end);
 }
@@ -141,8 +141,7 @@ cudaError_t Launch(const AttentionLaunch& launch, cudaStream_t stream) {
   static const cudaError_t allowed =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (allowed != cudaSuccess) return allowed;
-  const dim3 grid(launch.heads, launch.work_count);
-  kernel<<<grid, 32, kBytes, stream>>>(launch);
+  kernel<<<launch.tile_count * launch.heads, 32, kBytes, stream>>>(launch);
   return cudaGetLastError();
 }
 

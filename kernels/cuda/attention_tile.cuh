@@ -310,7 +310,7 @@ cudaError_t LaunchForShape(const AttentionLaunch& args, const Launch& launch) {
         return cudaErrorInvalidValue;
     }
   };
-  if (args.work_count == 0) return cudaSuccess;
+  if (args.tile_count == 0) return cudaSuccess;
   return args.element == Element::kBf16 ? with_type.template operator()<__nv_bfloat16>()
                                         : with_type.template operator()<__half>();
 }

@@ -40,17 +40,17 @@ __global__ void __launch_bounds__(Shape<kHeadSize>::kThreads, Shape<kHeadSize>::
   constexpr int kKeys = S::kKeys;
   extern __shared__ uint8_t unaligned[];
   __shared__ uint64_t barriers[2 * kStages];
-  const AttentionWork work = launch.work[blockIdx.y];
+  const AttentionTile tile = launch.tiles[blockIdx.x / launch.heads];
   LetNextKernelStart();
-  if (work.queries == 0) return;
+  if (tile.queries == 0) return;
 
   const int thread = threadIdx.x;
   const int group = __shfl_sync(~0u, thread / 128, 0);  // the same in the warp, and known to be
-  const int groups = (work.queries + 63) / 64;          // that compute
-  const int head = blockIdx.x, key_head = head / launch.heads_per_key_value_head;
-  const int query_end = work.query_begin + work.queries;
-  const int key_end = min(work.length, query_end + launch.reach_ahead);
-  const int key_begin = max(0, work.query_begin - launch.reach_back) / kKeys * kKeys;
+  const int groups = (tile.queries + 63) / 64;          // that compute
+  const int head = blockIdx.x % launch.heads, key_head = head / launch.heads_per_key_value_head;
+  const int query_end = tile.query_begin + tile.queries;
+  const int key_end = min(tile.length, query_end + launch.reach_ahead);
+  const int key_begin = max(0, tile.query_begin - launch.reach_back) / kKeys * kKeys;
   const int steps = (key_end - key_begin + kKeys - 1) / kKeys;
 
   const uint32_t keys_at = (SharedAddress(unaligned) + 1023) & ~1023u;
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(Shape<kHeadSize>::kThreads, Shape<kHeadSize>::
 #pragma unroll
     for (int panel = 0; panel < kHeadSize; panel += KeyTile::kPanelColumns) {
       const int column = key_head * kHeadSize + panel;
-      const int row = work.first + key_begin + l * kKeys;
+      const int row = tile.first + key_begin + l * kKeys;
       const uint32_t at = panel / KeyTile::kPanelColumns * KeyTile::kPanelBytes;
       if (keys) {
         ptx::LoadTile(keys_at + l % kStages * KeyTile::kBytes + at, &key_map, column, row,
@@ -95,10 +95,10 @@ __global__ void __launch_bounds__(Shape<kHeadSize>::kThreads, Shape<kHeadSize>::
   WaitForPreviousKernel();
 
   // This warp's 16 queries.
-  const Lane lane = {thread % 4, work.query_begin + thread / 32 * 16 + thread % 32 / 4};
+  const Lane lane = {thread % 4, tile.query_begin + thread / 32 * 16 + thread % 32 / 4};
   uint32_t q[kHeadSize / 4];
   LoadQueries<kHeadSize>(
-      static_cast<const T*>(launch.q) + work.first * launch.stride + head * kHeadSize,
+      static_cast<const T*>(launch.q) + tile.first * launch.stride + head * kHeadSize,
       launch.stride, lane, query_end, q);
   const float* bias = launch.bias == nullptr ? nullptr : launch.bias + head * launch.bias_stride;
   const float scale = kGeneral ? 1.0f : launch.scale * kLog2e;
@@ -128,9 +128,9 @@ __global__ void __launch_bounds__(Shape<kHeadSize>::kThreads, Shape<kHeadSize>::
   const auto weigh = [&](int step) {
     const int key = key_begin + step * kKeys;
     if constexpr (kGeneral) {
-      ScaleBiasMask<kKeys>(s, launch, bias, lane, key, work.length);
-    } else if (key + kKeys > work.length) {
-      MaskPastEnd<kKeys>(s, lane, key, work.length);
+      ScaleBiasMask<kKeys>(s, launch, bias, lane, key, tile.length);
+    } else if (key + kKeys > tile.length) {
+      MaskPastEnd<kKeys>(s, lane, key, tile.length);
     }
     return softmax.Update(s, scale);
   };
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(Shape<kHeadSize>::kThreads, Shape<kHeadSize>::
   ptx::BarrierWait(arrived(steps), parity(steps));
   // What the last tile holds past the sequence may be anything: its weights are 0, its values must
   // be finite.
-  const int rows = work.length - key_begin - (steps - 1) * kKeys;
+  const int rows = tile.length - key_begin - (steps - 1) * kKeys;
   if (rows < kKeys) {
     const uint32_t at = values_at + (steps - 1) % kStages * KeyTile::kBytes;
     for (int i = rows * KeyTile::kChunks + thread; i < kKeys * KeyTile::kChunks;
@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(Shape<kHeadSize>::kThreads, Shape<kHeadSize>::
   ptx::Pin(o);
   const int element_bytes = launch.output_element == Element::kF32 ? 4 : 2;
   uint8_t* to = static_cast<uint8_t*>(launch.output) +
-                (work.first * launch.output_stride + head * kHeadSize) * element_bytes;
+                (tile.first * launch.output_stride + head * kHeadSize) * element_bytes;
   StoreValues<kHeadSize, T>(o, softmax, to, launch.output_stride, launch.output_element, lane,
                             query_end);
 }
@@ -221,8 +221,8 @@ cudaError_t Launch(const AttentionLaunch& launch, cudaStream_t stream) {
   if (cudaError_t error = MakeTensorMap(launch.v, shape, &values); error != cudaSuccess) {
     return error;
   }
-  const dim3 grid(launch.heads, launch.work_count);
-  kernel<<<grid, S::kThreads, S::kSharedBytes, stream>>>(launch, keys, values);
+  kernel<<<launch.tile_count * launch.heads, S::kThreads, S::kSharedBytes, stream>>>(launch, keys,
+                                                                                     values);
   return cudaGetLastError();
 }
 

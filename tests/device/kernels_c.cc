@@ -12,7 +12,7 @@ extern "C" {
 
 int octavo_attention(int wgmma, const void* q, const void* k, const void* v, int64_t stride,
                      int64_t tokens, void* output, int64_t output_stride, int element,
-                     int output_element, const void* work, int work_count, int heads,
+                     int output_element, const void* tiles, int tile_count, int heads,
                      int heads_per_key_value_head, int head_size, float scale, int reach_back,
                      int reach_ahead, const float* bias, int64_t bias_stride, void* stream) {
   AttentionLaunch launch;
@@ -25,8 +25,8 @@ int octavo_attention(int wgmma, const void* q, const void* k, const void* v, int
   launch.output_stride = output_stride;
   launch.element = static_cast<Element>(element);
   launch.output_element = static_cast<Element>(output_element);
-  launch.work = static_cast<const AttentionWork*>(work);
-  launch.work_count = work_count;
+  launch.tiles = static_cast<const AttentionTile*>(tiles);
+  launch.tile_count = tile_count;
   launch.heads = heads;
   launch.heads_per_key_value_head = heads_per_key_value_head;
   launch.head_size = head_size;
