@@ -30,7 +30,7 @@ struct PackedWeight {
 struct LinearArgs {
   int64_t rows = 0;  // M, tokens
   Matrix input;      // [M, K] in the format's activation encoding
-  Matrix output;     // [M, N] (N / 2 if gated); f32, bf16, int8 with scales and sums a row, or e4m3
+  Matrix output;     // [M, N] (N / 2 if gated); a float, int8 with scales and sums a row, or e4m3
   const PackedWeight* weight = nullptr;
   Epilogue epilogue;
   // Where a device holds the number of rows, `rows` being its upper bound: rows past it need not be
@@ -49,13 +49,20 @@ struct LinearKernel {
   bool (*fits)(const LinearShape& shape);
   absl::Status (*pack)(const Format& format, const EncodedMatrix& weight, PackedWeight* packed);
   // `input` and `output` do not overlap; `residual` may equal an f32 output. Everything a row of
-  // output needs is read from that row of input: results do not depend on M or on other rows.
+  // output needs is read from that row of input: results do not depend on other rows, nor, unless
+  // the row says so below, on M.
   void (*run)(const LinearArgs& args, Stream& stream);
   // c in |error| <= c * eps * sum|x||w|, eps of the arithmetic type.
   double error_constant;
   Element arithmetic;  // f32, bf16, f16, int16 or int8
   // Fastest for many rows of activations, not for few: a plan times the next row of the table too.
   bool for_many_rows = false;
+  // What values are kept in between a product and the pass over whole rows that encodes them in
+  // int8.
+  Element kept = Element::kF32;
+  // A library computes it, and chooses its algorithm by M: the order of sums, and so the last bits,
+  // depend on M.
+  bool bits_depend_on_m = false;
 };
 
 }  // namespace octavo

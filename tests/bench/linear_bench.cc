@@ -120,9 +120,8 @@ absl::Status Validate(const LinearKernel& kernel, const LinearProblem& problem,
                       const PackedWeight& weight, Stream& stream) {
   for (std::string_view name : kEpilogues) {
     const EpilogueCase epilogue = MakeEpilogue(name, problem.format());
-    const LinearOutput output = problem.Run(epilogue, &weight, kernel.run, stream);
-    const std::string wrong =
-        problem.Check(epilogue, output, kernel.error_constant, kernel.arithmetic);
+    const LinearOutput output = problem.Run(epilogue, &weight, kernel.run, OnCpu(stream));
+    const std::string wrong = problem.Check(epilogue, output, ErrorBound(kernel));
     if (!wrong.empty()) {
       return absl::InternalError(absl::StrCat(View(kernel.name), " is wrong on ",
                                               problem.Describe(), " ", Describe(epilogue), ": ",

@@ -5,10 +5,12 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "quant/e4m3.h"
+#include "quant/half.h"
 #include "tests/reference/reference.h"
 
 namespace octavo {
@@ -44,20 +46,6 @@ double Epsilon(Element arithmetic) {
   }
 }
 
-float FromBf16(uint16_t bits) {
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float x;
-  std::memcpy(&x, &wide, sizeof(x));
-  return x;
-}
-
-// Round to nearest even of a finite value.
-uint16_t ToBf16(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof(bits));
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 // Groups of columns with a scale each.
 constexpr int64_t kE4m3Group = 128;
 int64_t ScaleGroups(Element element, int64_t columns) {
@@ -70,6 +58,8 @@ std::string_view ElementName(Element element) {
   switch (element) {
     case Element::kF32:
       return "f32";
+    case Element::kF16:
+      return "f16";
     case Element::kBf16:
       return "bf16";
     case Element::kInt8:
@@ -99,8 +89,8 @@ const uint8_t* LinearOutput::row(int64_t r) const {
   return values.data() + (kGuardRows + r) * stride * Bytes(element);
 }
 
-bool SameRows(const LinearOutput& a, int64_t begin, const LinearOutput& b) {
-  for (int64_t r = 0; r < b.rows; ++r) {
+bool SameRows(const LinearOutput& a, int64_t begin, const LinearOutput& b, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r) {
     if (std::memcmp(a.row(begin + r), b.row(r), b.row_bytes()) != 0) return false;
     if (b.element != Element::kInt8 && b.element != Element::kE4m3) continue;
     const int64_t at = LinearOutput::kGuardRows + r;
@@ -114,9 +104,9 @@ bool SameRows(const LinearOutput& a, int64_t begin, const LinearOutput& b) {
   return true;
 }
 
-LinearProblem::LinearProblem(const Format& format, const LinearShape& shape, int64_t rows,
-                             Values values, uint64_t seed)
-    : format_(format), shape_(shape), rows_(rows), values_(values) {
+LinearProblem::LinearProblem(const Format& format, const Operands& operands,
+                             const LinearShape& shape, int64_t rows, Values values, uint64_t seed)
+    : format_(format), operands_(operands), shape_(shape), rows_(rows), values_(values) {
   original_input_.resize(rows * shape.k);
   switch (values) {
     case Values::kPlain:
@@ -143,8 +133,14 @@ LinearProblem::LinearProblem(const Format& format, const LinearShape& shape, int
   MakeEpilogueData(seed);
 }
 
+int64_t LinearProblem::Padded(int64_t columns, int64_t odd) const {
+  return operands_.aligned ? (columns + 31) / 16 * 16 : columns + odd;
+}
+
 void LinearProblem::DrawNormal(uint64_t seed, bool spread) {
   constexpr int64_t kGroup = 32;
+  // Sums of 4096 terms, channels and tokens at their largest, stay below f16's largest.
+  const float token_power = operands_.f16_range ? -10.0f : 0.0f;
   std::mt19937_64 random(seed);
   std::normal_distribution<float> normal;
   std::uniform_real_distribution<float> power(-8.0f, 8.0f);
@@ -161,7 +157,7 @@ void LinearProblem::DrawNormal(uint64_t seed, bool spread) {
     }
   }
   for (int64_t r = 0; r < rows_; ++r) {
-    const float scale = spread ? std::exp2(power(random)) : 1.0f;
+    const float scale = spread ? std::exp2(power(random) + token_power) : 1.0f;
     for (int64_t k = 0; k < shape_.k; ++k) {
       original_input_[r * shape_.k + k] = scale * normal(random);
     }
@@ -239,13 +235,14 @@ void LinearProblem::DrawExtremes(uint64_t seed) {
 }
 
 void LinearProblem::EncodeActivations() {
-  const Element element = format_.activation.element;
+  const Element element = operands_.input;
   const int64_t bytes = Bytes(element);
-  input_stride_ = shape_.k + 5;
-  // NaN as f32, bf16 and e4m3, -1 (far from a zero) as int8.
+  input_stride_ = Padded(shape_.k, 5);
+  input_scale_stride_ = operands_.aligned ? (rows_ + 31) / 32 * 32 : rows_;
+  // NaN as a float and as e4m3, -1 (far from a zero) as int8.
   input_.assign(((rows_ - 1) * input_stride_ + shape_.k) * bytes, 0xff);
   decoded_input_.resize(rows_ * shape_.k);
-  input_scales_.assign(rows_ * ScaleGroups(element, shape_.k), 1.0f);
+  input_scales_.assign(input_scale_stride_ * ScaleGroups(element, shape_.k), 1.0f);
   input_sums_.assign(rows_, 0);
   for (int64_t r = 0; r < rows_; ++r) {
     const float* from = original_input_.data() + r * shape_.k;
@@ -267,9 +264,13 @@ void LinearProblem::EncodeActivations() {
         input_sums_[r] += q;
         decoded[k] = static_cast<float>(q) * scale;
       } else if (element == Element::kBf16) {
-        const uint16_t value = ToBf16(from[k]);
+        const uint16_t value = FloatToBf16(from[k]);
         std::memcpy(to + 2 * k, &value, sizeof(value));
-        decoded[k] = FromBf16(value);
+        decoded[k] = Bf16ToFloat(value);
+      } else if (element == Element::kF16) {
+        const uint16_t value = FloatToF16(from[k]);
+        std::memcpy(to + 2 * k, &value, sizeof(value));
+        decoded[k] = F16ToFloat(value);
       } else {
         std::memcpy(to + 4 * k, &from[k], sizeof(float));
         decoded[k] = from[k];
@@ -284,7 +285,7 @@ void LinearProblem::EncodeE4m3Activations(int64_t row, const float* from, uint8_
     const int64_t end = std::min(shape_.k, begin + kE4m3Group);
     float largest = 0.0f;
     for (int64_t k = begin; k < end; ++k) largest = std::max(largest, std::abs(from[k]));
-    float& scale = input_scales_[begin / kE4m3Group * rows_ + row];
+    float& scale = input_scales_[begin / kE4m3Group * input_scale_stride_ + row];
     if (values_ != Values::kInteger) scale = largest / kLargestE4m3;
     for (int64_t k = begin; k < end; ++k) {
       to[k] = FloatToE4m3(scale == 0.0f ? 0.0f : from[k] / scale);
@@ -307,67 +308,84 @@ void LinearProblem::MakeEpilogueData(uint64_t seed) {
 std::string LinearProblem::Describe() const {
   static constexpr std::string_view kNames[] = {"plain", "spread", "integer", "extreme",
                                                 "positive"};
-  return absl::StrCat(View(format_.name), " M ", rows_, " N ", shape_.n, " K ", shape_.k, " ",
-                      View(kNames[static_cast<int>(values_)]));
+  return absl::StrCat(View(format_.name), operands_.aligned ? " aligned" : "", " M ", rows_, " N ",
+                      shape_.n, " K ", shape_.k, " ", View(kNames[static_cast<int>(values_)]));
 }
 
-Epilogue LinearProblem::MakeEpilogue(const EpilogueCase& epilogue, int64_t begin) const {
-  Epilogue made;
-  if (epilogue.bias) made.bias = bias_.data();
-  made.activation = epilogue.activation;
-  made.gated = epilogue.gated;
-  if (epilogue.residual) {
-    made.residual = residual_.data() + begin * residual_stride_;
-    made.residual_stride = residual_stride_;
+void LinearProblem::Poison(int64_t begin) {
+  std::fill(input_.begin() + begin * input_stride_ * Bytes(operands_.input), input_.end(), 0xff);
+  for (size_t i = 0; i < input_scales_.size(); ++i) {
+    if (static_cast<int64_t>(i) % input_scale_stride_ >= begin) {
+      input_scales_[i] = std::numeric_limits<float>::quiet_NaN();
+    }
   }
-  return made;
 }
 
 LinearOutput LinearProblem::Run(const EpilogueCase& epilogue, const PackedWeight* packed,
-                                const Runner& run, Stream& stream, int64_t begin,
+                                const Runner& run, const DeviceStream& device, int64_t begin,
                                 int64_t end) const {
   constexpr int64_t kGuard = LinearOutput::kGuardRows;
   LinearOutput output;
   output.rows = end - begin;
   output.columns = epilogue.gated ? shape_.n / 2 : shape_.n;
-  output.stride = output.columns + 7;
+  output.stride = Padded(output.columns, 7);
   output.element = epilogue.output;
   const int64_t all_rows = output.rows + 2 * kGuard;
   output.values.assign(all_rows * output.stride * Bytes(output.element), kGuardByte);
   output.scales.assign(all_rows * output.scale_groups(), kGuardScale);
   output.sums.assign(all_rows, kGuardSum);
 
-  const Element element = format_.activation.element;
+  DeviceCopies copies(device);
+  const auto in = [&]<typename T>(const std::vector<T>& values, int64_t from, int64_t to) {
+    return copies.In(const_cast<T*>(values.data()) + from, (to - from) * sizeof(T));
+  };
   LinearArgs args;
   args.rows = output.rows;
-  args.input = {const_cast<uint8_t*>(input_.data()) + begin * input_stride_ * Bytes(element),
+  const int64_t input_row_bytes = input_stride_ * Bytes(operands_.input);
+  const int64_t input_scale_groups = ScaleGroups(operands_.input, shape_.k);
+  args.input = {in(input_, begin * input_row_bytes,
+                   (end - 1) * input_row_bytes + shape_.k * Bytes(operands_.input)),
                 input_stride_,
-                element,
-                const_cast<float*>(input_scales_.data()) + begin,
-                const_cast<int32_t*>(input_sums_.data()) + begin,
-                rows_};
-  args.output = {output.values.data() + kGuard * output.stride * Bytes(output.element),
+                operands_.input,
+                in(input_scales_, begin, (input_scale_groups - 1) * input_scale_stride_ + end),
+                in(input_sums_, begin, end),
+                input_scale_stride_};
+  args.weight = packed;
+  args.epilogue.activation = epilogue.activation;
+  args.epilogue.gated = epilogue.gated;
+  if (epilogue.bias) args.epilogue.bias = in(bias_, 0, shape_.n);
+  if (epilogue.residual) {
+    const float* residual = residual_.data() + begin * residual_stride_;
+    if (output.element == Element::kF32) {  // in place
+      float* values = reinterpret_cast<float*>(output.values.data()) + kGuard * output.stride;
+      for (int64_t r = 0; r < output.rows; ++r) {
+        std::copy_n(residual + r * residual_stride_, output.columns, values + r * output.stride);
+      }
+    } else {
+      args.epilogue.residual = in(residual_, begin * residual_stride_, end * residual_stride_);
+      args.epilogue.residual_stride = residual_stride_;
+    }
+  }
+  const auto out = [&](auto& values, int64_t guard) {
+    return copies.Out(values.data(), std::ssize(values) * sizeof(values[0])) + guard;
+  };
+  args.output = {out(output.values, kGuard * output.stride * Bytes(output.element)),
                  output.stride,
                  output.element,
-                 output.scales.data() + kGuard,
-                 output.sums.data() + kGuard,
+                 out(output.scales, kGuard),
+                 out(output.sums, kGuard),
                  all_rows};
-  args.weight = packed;
-  args.epilogue = MakeEpilogue(epilogue, begin);
   if (epilogue.residual && output.element == Element::kF32) {
-    float* values = static_cast<float*>(args.output.values);
-    for (int64_t r = 0; r < output.rows; ++r) {
-      std::copy_n(args.epilogue.residual + r * residual_stride_, output.columns,
-                  values + r * output.stride);
-    }
-    args.epilogue.residual = values;
+    args.epilogue.residual = static_cast<float*>(args.output.values);
     args.epilogue.residual_stride = output.stride;
   }
-  run(args, stream);
+  run(args, device.stream);
+  output.fault = copies.Finish();
   return output;
 }
 
 std::string LinearProblem::CheckGuards(const LinearOutput& output) const {
+  if (!output.fault.empty()) return output.fault;
   const int64_t row_bytes = output.stride * Bytes(output.element);
   const int64_t all_rows = output.rows + 2 * LinearOutput::kGuardRows;
   for (int64_t r = 0; r < all_rows; ++r) {
@@ -393,19 +411,29 @@ std::string LinearProblem::CheckGuards(const LinearOutput& output) const {
 }
 
 std::string LinearProblem::Check(const EpilogueCase& epilogue, const LinearOutput& output,
-                                 double error_constant, Element arithmetic) const {
+                                 const ErrorBound& bound, int64_t begin) const {
   if (std::string wrong = CheckGuards(output); !wrong.empty()) return wrong;
-  const Epilogue data = MakeEpilogue(epilogue, 0);
-  const std::vector<double> expected = reference::Finish(data, products_, rows_, shape_.n);
+  Epilogue data;
+  data.activation = epilogue.activation;
+  data.gated = epilogue.gated;
+  if (epilogue.bias) data.bias = bias_.data();
+  if (epilogue.residual) data.residual = residual_.data() + begin * residual_stride_;
+  data.residual_stride = residual_stride_;
+  const std::span<const double> products =
+      std::span(products_).subspan(begin * shape_.n, output.rows * shape_.n);
+  const std::span<const double> magnitude =
+      std::span(magnitude_).subspan(begin * shape_.n, output.rows * shape_.n);
+  const std::vector<double> expected = reference::Finish(data, products, output.rows, shape_.n);
   const int64_t columns = output.columns;
 
   // What the epilogue's functions and roundings may add: see vector_math_avx512.h.
   const bool coarse = output.element != Element::kF32;
   const auto biased = [&](int64_t r, int64_t n, double* tolerance) {
-    const double product = products_[r * shape_.n + n];
+    const double product = products[r * shape_.n + n];
     const double bias = epilogue.bias ? bias_[n] : 0.0;
-    *tolerance = error_constant * Epsilon(arithmetic) * magnitude_[r * shape_.n + n] +
+    *tolerance = bound.constant * Epsilon(bound.arithmetic) * magnitude[r * shape_.n + n] +
                  kF32Epsilon * (std::abs(product) + std::abs(bias));
+    if (bound.arithmetic == Element::kF16) *tolerance += kSmallestF16 / 2;
     return product + bias;
   };
   const auto activation_error = [&](double x) {
@@ -445,9 +473,12 @@ std::string LinearProblem::Check(const EpilogueCase& epilogue, const LinearOutpu
         tolerance = activated_tolerance(x, tolerance);
       }
       if (epilogue.residual) {
-        tolerance += kF32Epsilon * std::abs(residual_[r * residual_stride_ + j]);
+        tolerance += kF32Epsilon * std::abs(data.residual[r * residual_stride_ + j]);
       }
       tolerance += kF32Epsilon * std::abs(y) + std::numeric_limits<float>::min();
+      if (output.element == Element::kInt8 && bound.kept == Element::kF16) {
+        tolerance += Epsilon(bound.kept) / 2 * std::abs(y) + kSmallestF16 / 2;
+      }
       tolerances[j] = tolerance;
       largest[j / group] = std::max(largest[j / group], std::abs(y));
       largest_tolerance[j / group] = std::max(largest_tolerance[j / group], tolerance);
@@ -478,8 +509,15 @@ std::string LinearProblem::Check(const EpilogueCase& epilogue, const LinearOutpu
       } else if (output.element == Element::kBf16) {
         uint16_t value;
         std::memcpy(&value, output.row(r) + 2 * j, sizeof(value));
-        got = FromBf16(value);
+        got = Bf16ToFloat(value);
         step = 0x1p-8 * (std::abs(y) + tolerances[j]);
+      } else if (output.element == Element::kF16) {
+        uint16_t value;
+        std::memcpy(&value, output.row(r) + 2 * j, sizeof(value));
+        got = F16ToFloat(value);
+        step = 0x1p-11 * (std::abs(y) + tolerances[j]) + kSmallestF16 / 2;
+        const bool may_overflow = std::abs(y) + tolerances[j] + step > kLargestF16;
+        if (may_overflow && std::isinf(got) && std::signbit(got) == std::signbit(y)) continue;
       } else if (output.element == Element::kE4m3) {
         got = E4m3ToFloat(output.row(r)[j]) * scales[j / group];
         step = 0x1.001p-4 * (std::abs(y) + tolerances[j]) + 0x1p-10 * scales[j / group];

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "kernels/linear.h"
-#include "kernels/stream.h"
 #include "quant/format.h"
+#include "tests/kernels/device_copies.h"
 
 namespace octavo {
 
@@ -41,6 +41,7 @@ struct LinearOutput {
   std::vector<uint8_t> values;  // guard rows, rows, guard rows
   std::vector<float> scales;    // the same, one a row; e4m3: for each 128 columns
   std::vector<int32_t> sums;
+  std::string fault;  // of the run itself: the device failed, memory outside was written
 
   static constexpr int64_t kGuardRows = 2;
   const uint8_t* row(int64_t r) const;
@@ -48,15 +49,43 @@ struct LinearOutput {
   int64_t scale_groups() const;  // a row
 };
 
-// True if rows [begin, begin + b.rows) of a are b, bit for bit, scales and sums included.
-bool SameRows(const LinearOutput& a, int64_t begin, const LinearOutput& b);
+// True if `rows` rows of a from `begin` are the first of b, bit for bit, scales and sums included.
+bool SameRows(const LinearOutput& a, int64_t begin, const LinearOutput& b, int64_t rows);
+inline bool SameRows(const LinearOutput& a, int64_t begin, const LinearOutput& b) {
+  return SameRows(a, begin, b, b.rows);
+}
+
+// How a kernel takes its operands.
+struct Operands {
+  explicit Operands(const Format& format) : input(format.activation.element) {}
+  explicit Operands(const LinearKernel& kernel)
+      : input(kernel.input), f16_range(input == Element::kF16 || kernel.kept == Element::kF16) {}
+
+  Element input;           // of the activations
+  bool f16_range = false;  // products are drawn within f16's range
+  bool aligned = false;    // strides are multiples of 16 elements; else they are odd
+};
+
+// What a kernel's products may be off by.
+struct ErrorBound {
+  explicit ErrorBound(const LinearKernel& kernel)
+      : constant(kernel.error_constant), arithmetic(kernel.arithmetic), kept(kernel.kept) {}
+  ErrorBound(double error_constant, Element of) : constant(error_constant), arithmetic(of) {}
+
+  double constant;
+  Element arithmetic;
+  Element kept = Element::kF32;  // LinearKernel::kept
+};
 
 class LinearProblem {
  public:
   // Draws a weight of `shape` and `rows` activations in the encodings of `format`, which outlives
   // this.
+  LinearProblem(const Format& format, const Operands& operands, const LinearShape& shape,
+                int64_t rows, Values values, uint64_t seed);
   LinearProblem(const Format& format, const LinearShape& shape, int64_t rows, Values values,
-                uint64_t seed);
+                uint64_t seed)
+      : LinearProblem(format, Operands(format), shape, rows, values, seed) {}
 
   const Format& format() const { return format_; }
   const LinearShape& shape() const { return shape_; }
@@ -69,19 +98,21 @@ class LinearProblem {
   // Runs rows [begin, end) of the problem. The activations end where their last row's K ends and
   // hold poison (NaN, or large codes) between rows; the outputs lie among guards.
   LinearOutput Run(const EpilogueCase& epilogue, const PackedWeight* packed, const Runner& run,
-                   Stream& stream, int64_t begin, int64_t end) const;
+                   const DeviceStream& device, int64_t begin, int64_t end) const;
   LinearOutput Run(const EpilogueCase& epilogue, const PackedWeight* packed, const Runner& run,
-                   Stream& stream) const {
-    return Run(epilogue, packed, run, stream, 0, rows_);
+                   const DeviceStream& device) const {
+    return Run(epilogue, packed, run, device, 0, rows_);
   }
+  // Overwrites the activations of rows from `begin` on, below rows().
+  void Poison(int64_t begin);
 
-  // Judges a run of all rows: "" or what is wrong, first element first.
-  //   |error of a product| <= error_constant * eps(arithmetic) * sum|x||w|, then as the epilogue
+  // Judges a run of rows from `begin`: "" or what is wrong, first element first.
+  //   |error of a product| <= constant * eps(arithmetic) * sum|x||w|, then as the epilogue
   //   carries it on, the stated errors of its functions, and half a step of the output encoding.
   // Guards are untouched; int8 outputs have scale = max / 127 and right sums, e4m3
-  // outputs scale = max / 448 for every 128 columns.
-  std::string Check(const EpilogueCase& epilogue, const LinearOutput& output, double error_constant,
-                    Element arithmetic) const;
+  // outputs scale = max / 448 for every 128 columns. What f16 cannot hold may be infinite in f16.
+  std::string Check(const EpilogueCase& epilogue, const LinearOutput& output,
+                    const ErrorBound& bound, int64_t begin = 0) const;
 
   // "" if nothing was written outside the outputs.
   std::string CheckGuards(const LinearOutput& output) const;
@@ -97,12 +128,13 @@ class LinearProblem {
   void DrawIntegers(uint64_t seed);
   void DrawExtremes(uint64_t seed);
   void DrawNormal(uint64_t seed, bool spread);
+  int64_t Padded(int64_t columns, int64_t odd) const;
   void EncodeActivations();
   void EncodeE4m3Activations(int64_t row, const float* from, uint8_t* to, float* decoded);
   void MakeEpilogueData(uint64_t seed);
-  Epilogue MakeEpilogue(const EpilogueCase& epilogue, int64_t begin) const;
 
   const Format& format_;
+  const Operands operands_;
   const LinearShape shape_;
   const int64_t rows_;
   const Values values_;
@@ -113,7 +145,8 @@ class LinearProblem {
   std::vector<float> decoded_input_;
   std::vector<uint8_t> input_;  // [rows, input_stride_], the last row cut at K
   int64_t input_stride_ = 0;
-  std::vector<float> input_scales_;  // [groups][rows]
+  std::vector<float> input_scales_;  // [groups][input_scale_stride_]
+  int64_t input_scale_stride_ = 0;
   std::vector<int32_t> input_sums_;
   std::vector<float> bias_;      // [n]
   std::vector<float> residual_;  // [rows, residual_stride_]

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "kernels/cpu/team.h"
 #include "quant/e4m3.h"
 #include "tests/kernels/linear_cases.h"
 #include "tests/reference/reference.h"
@@ -299,8 +298,8 @@ class LinearMutant : public testing::TestWithParam<Mutant> {
     const NaiveKernel kernel(problem.weight(), fault);
     const LinearOutput output = problem.Run(
         mutant.epilogue, nullptr, [&](const LinearArgs& args, Stream&) { kernel.Run(args); },
-        cpu::Inline());
-    return problem.Check(mutant.epilogue, output, /*error_constant=*/2.0, Element::kF32);
+        OnCpu());
+    return problem.Check(mutant.epilogue, output, ErrorBound(2.0, Element::kF32));
   }
 };
 
@@ -322,8 +321,8 @@ TEST(LinearMutants, AnAccumulatorWithoutPromotionIsRejected) {
   const auto judge = [&](Fault fault) {
     const NaiveKernel kernel(problem.weight(), fault, /*short_accumulator=*/true);
     const LinearOutput output = problem.Run(
-        {}, nullptr, [&](const LinearArgs& args, Stream&) { kernel.Run(args); }, cpu::Inline());
-    return problem.Check({}, output, /*error_constant=*/0x1p-10 / 0x1p-23, Element::kF32);
+        {}, nullptr, [&](const LinearArgs& args, Stream&) { kernel.Run(args); }, OnCpu());
+    return problem.Check({}, output, ErrorBound(0x1p-10 / 0x1p-23, Element::kF32));
   };
   EXPECT_EQ(judge(Fault::kNone), "");
   EXPECT_NE(judge(Fault::kNoPromotion), "");

@@ -1,7 +1,8 @@
-// Every row of the CPU table of linear kernels, on every format it accepts. A row this processor
-// cannot run is skipped by name.
+// Every row of every backend's table of linear kernels, on every format it accepts. A row that this
+// machine cannot run is skipped by name.
 #include <cmath>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,13 +12,20 @@
 #include "kernels/cpu/tables.h"
 #include "kernels/cpu/team.h"
 #include "kernels/plan.h"
+#include "tests/kernels/device_copies.h"
 #include "tests/kernels/linear_amx_emulated.h"
 #include "tests/kernels/linear_cases.h"
 
 namespace octavo {
 
+// A row and where it runs.
+struct Row {
+  LinearKernel kernel;
+  const OpenedDevice* device;
+};
+
 // What gtest shows of a parameter.
-void PrintTo(const LinearKernel& kernel, std::ostream* to) { *to << kernel.name; }
+void PrintTo(const Row& row, std::ostream* to) { *to << row.kernel.name; }
 
 namespace {
 
@@ -43,9 +51,9 @@ constexpr int64_t kLargestProblem = 1'000'000;
 constexpr int64_t kLargestProblem = std::numeric_limits<int64_t>::max();
 #endif
 
-std::vector<EpilogueCase> EpilogueCases() {
+std::vector<EpilogueCase> EpilogueCases(std::span<const Element> outputs) {
   std::vector<EpilogueCase> cases;
-  for (Element output : {Element::kF32, Element::kBf16, Element::kInt8, Element::kE4m3}) {
+  for (Element output : outputs) {
     for (EpilogueCase epilogue : {
              EpilogueCase{},
              EpilogueCase{.bias = true},
@@ -66,9 +74,9 @@ std::vector<EpilogueCase> EpilogueCases() {
 }
 
 // Of the epilogues, those run at size i: a few each, all of them over the sizes.
-std::vector<EpilogueCase> EpilogueCasesAt(size_t i) {
+std::vector<EpilogueCase> EpilogueCasesAt(size_t i, std::span<const Element> outputs) {
   constexpr size_t kPerSize = 5;
-  const std::vector<EpilogueCase> all = EpilogueCases();
+  const std::vector<EpilogueCase> all = EpilogueCases(outputs);
   std::vector<EpilogueCase> cases = {EpilogueCase{}};
   for (size_t j = 0; j < kPerSize; ++j) cases.push_back(all[(i * kPerSize + j) % all.size()]);
   return cases;
@@ -106,26 +114,36 @@ bool Runs(const LinearKernel& kernel) {
   return (kernel.instruction_sets & ~cpu::DetectedInstructionSets()) == 0;
 }
 
-class LinearRow : public testing::TestWithParam<LinearKernel> {
+class LinearRow : public testing::TestWithParam<Row> {
  protected:
   void SetUp() override {
-    const uint32_t missing = GetParam().instruction_sets & ~cpu::DetectedInstructionSets();
+    const auto [backend, stream, reason] = *GetParam().device;
+    if (stream == nullptr) {
+      GTEST_SKIP() << kernel().name << " needs a device: " << reason;
+    }
+    const uint32_t missing = kernel().instruction_sets & ~backend->instruction_sets();
     if (missing != 0) {
-      GTEST_SKIP() << std::string(GetParam().name) << " needs "
-                   << cpu::InstructionSetNames(missing);
+      GTEST_SKIP() << kernel().name << " needs " << backend->instruction_set_names(missing);
     }
   }
+  const LinearKernel& kernel() const { return GetParam().kernel; }
+  bool on_cpu() const { return GetParam().device->backend->name == "cpu"; }
+  DeviceStream device() const { return {*GetParam().device->backend, *GetParam().device->stream}; }
+  std::span<const Element> outputs() const { return GetParam().device->backend->outputs; }
+
   // Formats the row accepts; it must accept at least one.
   std::vector<const Format*> AcceptedFormats() const {
     std::vector<const Format*> accepted;
     for (const Format& format : Formats()) {
-      if (GetParam().accepts(format)) accepted.push_back(&format);
+      if (kernel().accepts(format)) accepted.push_back(&format);
     }
     EXPECT_FALSE(accepted.empty());
     return accepted;
   }
   // Calls body(problem, i, packed) for every `stride`th size i and each format; a row of many
-  // formats sees each size in two of them.
+  // formats sees each size in two of them. A device's rows may refuse a size that fills none of
+  // their vectors, the CPU's take all; a device's see strides of whole vectors, which have kernels
+  // of their own, and odd ones.
   void ForEachProblem(
       Values values, size_t stride,
       const std::function<void(const LinearProblem&, size_t, const PackedWeight&)>& body) const {
@@ -136,86 +154,125 @@ class LinearRow : public testing::TestWithParam<LinearKernel> {
         if ((i + f) % stride != 0) continue;
         const Size& size = kSizes[i];
         if (size.k * size.n * size.m > kLargestProblem) continue;
-        const LinearProblem problem(*formats[f], {.n = size.n, .k = size.k}, size.m, values,
-                                    1000 * f + i);
-        ASSERT_TRUE(GetParam().fits(problem.shape())) << problem.Describe();
-        body(problem, i, Pack(GetParam(), problem));
+        const LinearShape shape = {.n = size.n, .k = size.k};
+        if (!on_cpu() && !kernel().fits(shape) && (size.n % 8 != 0 || size.k % 32 != 0)) continue;
+        ASSERT_TRUE(kernel().fits(shape)) << "N " << size.n << " K " << size.k;
+        Operands operands(kernel());
+        operands.aligned = !on_cpu() && i % 4 != 3;
+        const LinearProblem problem(*formats[f], operands, shape, size.m, values, 1000 * f + i);
+        body(problem, i, Pack(kernel(), problem));
       }
     }
   }
+  // A problem beside the sizes above.
+  LinearProblem MakeProblem(const Format& format, const LinearShape& shape, int64_t rows,
+                            Values values, uint64_t seed) const {
+    return LinearProblem(format, Operands(kernel()), shape, rows, values, seed);
+  }
 };
 
-// Within the row's bound of the float64 product; the same bits on a team of three, and for any
-// rows alone.
+// Within the row's bound of the float64 product; the same bits on a team of three (or a second
+// time), and for any rows alone.
 TEST_P(LinearRow, AgreesWithDecodedFloat64WhateverTheOtherRows) {
-  const LinearKernel& kernel = GetParam();
   cpu::Team three(3);
+  const DeviceStream other = on_cpu() ? OnCpu(three) : device();
   const auto body = [&](const LinearProblem& problem, size_t i, const PackedWeight& packed) {
-    for (const EpilogueCase& epilogue : EpilogueCasesAt(i)) {
+    for (const EpilogueCase& epilogue : EpilogueCasesAt(i, outputs())) {
       SCOPED_TRACE(problem.Describe() + " " + Describe(epilogue));
-      const LinearOutput whole = problem.Run(epilogue, &packed, kernel.run, cpu::Inline());
-      EXPECT_EQ(problem.Check(epilogue, whole, kernel.error_constant, kernel.arithmetic), "");
-      const LinearOutput shared = problem.Run(epilogue, &packed, kernel.run, three);
-      EXPECT_EQ(problem.CheckGuards(shared), "");
-      EXPECT_TRUE(SameRows(whole, 0, shared)) << "a team of three gives other bits";
+      const LinearOutput whole = problem.Run(epilogue, &packed, kernel().run, device());
+      EXPECT_EQ(problem.Check(epilogue, whole, ErrorBound(kernel())), "");
+      const LinearOutput again = problem.Run(epilogue, &packed, kernel().run, other);
+      EXPECT_EQ(problem.CheckGuards(again), "");
+      EXPECT_TRUE(SameRows(whole, 0, again)) << "other bits a second time";
       const int64_t m = problem.rows();
       const std::pair<int64_t, int64_t> ranges[] = {
           {0, 1}, {m - 1, m}, {m / 2, std::min(m, m / 2 + 3)}, {m / 4, std::min(m, m / 4 + 7)}};
       for (const auto& [begin, end] : ranges) {
-        Stream& stream = begin % 2 == 0 ? static_cast<Stream&>(cpu::Inline()) : three;
-        const LinearOutput part = problem.Run(epilogue, &packed, kernel.run, stream, begin, end);
-        EXPECT_EQ(problem.CheckGuards(part), "");
-        EXPECT_TRUE(SameRows(whole, begin, part)) << "rows " << begin << " to " << end;
+        const LinearOutput part = problem.Run(epilogue, &packed, kernel().run,
+                                              begin % 2 == 0 ? device() : other, begin, end);
+        if (kernel().bits_depend_on_m) {
+          EXPECT_EQ(problem.Check(epilogue, part, ErrorBound(kernel()), begin), "");
+        } else {
+          EXPECT_EQ(problem.CheckGuards(part), "");
+          EXPECT_TRUE(SameRows(whole, begin, part)) << "rows " << begin << " to " << end;
+        }
       }
     }
   };
   ForEachProblem(Values::kSpread, /*stride=*/1, body);
 }
 
+// The device's memory says how many rows there are: what lies past them reaches none of them.
+TEST_P(LinearRow, LeavesTheRowsOfADeviceCountAlone) {
+  for (int64_t m : {2, 16, 40, 200}) {
+    for (const EpilogueCase& epilogue : EpilogueCases(outputs())) {
+      if (epilogue.gated || epilogue.residual || m * 192 * 256 > kLargestProblem) continue;
+      Operands operands(kernel());
+      operands.aligned = true;
+      LinearProblem problem(*AcceptedFormats().front(), operands, {.n = 192, .k = 256}, m,
+                            Values::kSpread, m);
+      SCOPED_TRACE(problem.Describe() + " " + Describe(epilogue));
+      const PackedWeight packed = Pack(kernel(), problem);
+      const LinearOutput whole = problem.Run(epilogue, &packed, kernel().run, device());
+      const int32_t count = static_cast<int32_t>(m / 2);
+      problem.Poison(count);
+      DeviceCopies copies(device());
+      const int32_t* device_count = copies.In(&count, sizeof(count));
+      const LinearOutput counted = problem.Run(
+          epilogue, &packed,
+          [&](LinearArgs args, Stream& stream) {
+            args.device_rows = device_count;
+            kernel().run(args, stream);
+          },
+          device());
+      EXPECT_EQ(copies.Finish(), "");
+      EXPECT_EQ(counted.fault, "");
+      EXPECT_TRUE(SameRows(whole, 0, counted, count));
+    }
+  }
+}
+
 TEST_P(LinearRow, IsExactOnIntegers) {
-  const LinearKernel& kernel = GetParam();
   ForEachProblem(Values::kInteger, /*stride=*/2,
                  [&](const LinearProblem& problem, size_t, const PackedWeight& packed) {
                    SCOPED_TRACE(problem.Describe());
-                   const LinearOutput output = problem.Run({}, &packed, kernel.run, cpu::Inline());
+                   const LinearOutput output = problem.Run({}, &packed, kernel().run, device());
                    EXPECT_EQ(problem.CheckExact(output), "");
                  });
 }
 
 TEST_P(LinearRow, HoldsAtExtremes) {
-  const LinearKernel& kernel = GetParam();
-  ForEachProblem(
-      Values::kExtreme, /*stride=*/2,
-      [&](const LinearProblem& problem, size_t, const PackedWeight& packed) {
-        for (Element element : {Element::kF32, Element::kBf16, Element::kInt8, Element::kE4m3}) {
-          const EpilogueCase epilogue = {.output = element};
-          SCOPED_TRACE(problem.Describe() + " " + Describe(epilogue));
-          const LinearOutput output = problem.Run(epilogue, &packed, kernel.run, cpu::Inline());
-          EXPECT_EQ(problem.Check(epilogue, output, kernel.error_constant, kernel.arithmetic), "");
-        }
-      });
+  ForEachProblem(Values::kExtreme, /*stride=*/2,
+                 [&](const LinearProblem& problem, size_t, const PackedWeight& packed) {
+                   for (Element element : outputs()) {
+                     const EpilogueCase epilogue = {.output = element};
+                     SCOPED_TRACE(problem.Describe() + " " + Describe(epilogue));
+                     const LinearOutput output =
+                         problem.Run(epilogue, &packed, kernel().run, device());
+                     EXPECT_EQ(problem.Check(epilogue, output, ErrorBound(kernel())), "");
+                   }
+                 });
 }
 
 // Sums that grow with K: where an accumulator of few bits loses what is added last.
 TEST_P(LinearRow, HoldsWhereAllTermsArePositive) {
-  const LinearKernel& kernel = GetParam();
   for (const Format* format : AcceptedFormats()) {
     if (format->activation.element != Element::kE4m3) continue;
-    const LinearProblem problem(*format, {.n = 64, .k = 4096}, 5, Values::kPositive, 9);
-    const PackedWeight packed = Pack(kernel, problem);
-    const LinearOutput output = problem.Run({}, &packed, kernel.run, cpu::Inline());
-    EXPECT_EQ(problem.Check({}, output, /*error_constant=*/0x1p-10 / 0x1p-23, Element::kF32), "");
+    const LinearProblem problem =
+        MakeProblem(*format, {.n = 64, .k = 4096}, 5, Values::kPositive, 9);
+    const PackedWeight packed = Pack(kernel(), problem);
+    const LinearOutput output = problem.Run({}, &packed, kernel().run, device());
+    EXPECT_EQ(problem.Check({}, output, ErrorBound(0x1p-10 / 0x1p-23, Element::kF32)), "");
   }
 }
 
 TEST_P(LinearRow, QuantizesWithinItsFormat) {
-  const LinearKernel& kernel = GetParam();
   for (const Format* format : AcceptedFormats()) {
-    const LinearProblem problem(*format, {.n = 96, .k = 512}, 48, Values::kPlain, 7);
+    const LinearProblem problem = MakeProblem(*format, {.n = 96, .k = 512}, 48, Values::kPlain, 7);
     SCOPED_TRACE(problem.Describe());
-    const PackedWeight packed = Pack(kernel, problem);
+    const PackedWeight packed = Pack(kernel(), problem);
     const double error =
-        problem.QuantizationError(problem.Run({}, &packed, kernel.run, cpu::Inline()));
+        problem.QuantizationError(problem.Run({}, &packed, kernel().run, device()));
     EXPECT_LT(error, AllowedQuantizationError(*format));
     EXPECT_GE(error, 0.0);
   }
@@ -223,28 +280,33 @@ TEST_P(LinearRow, QuantizesWithinItsFormat) {
 
 // A value that is not finite shows in every output of its row and in no other row.
 TEST_P(LinearRow, PassesOnWhatIsNotFinite) {
-  const LinearKernel& kernel = GetParam();
   const Format& format = *AcceptedFormats().front();
-  const LinearProblem problem(format, {.n = 40, .k = 64}, 9, Values::kPlain, 3);
-  const PackedWeight packed = Pack(kernel, problem);
-  for (Element element : {Element::kF32, Element::kBf16, Element::kInt8, Element::kE4m3}) {
+  const LinearProblem problem = MakeProblem(format, {.n = 48, .k = 64}, 9, Values::kPlain, 3);
+  const PackedWeight packed = Pack(kernel(), problem);
+  for (Element element : outputs()) {
     const EpilogueCase epilogue = {.activation = Activation::kGelu, .output = element};
     SCOPED_TRACE(Describe(epilogue));
     // Through the bias, which every row of the table adds in f32.
-    std::vector<float> bias(40, 0.0f);
+    std::vector<float> bias(48, 0.0f);
     bias[21] = std::nanf("");
+    DeviceCopies copies(device());
+    const float* device_bias = copies.In(bias.data(), std::ssize(bias) * sizeof(float));
     const LinearOutput output = problem.Run(
         epilogue, &packed,
         [&](LinearArgs args, Stream& stream) {
-          args.epilogue.bias = bias.data();
-          kernel.run(args, stream);
+          args.epilogue.bias = device_bias;
+          kernel().run(args, stream);
         },
-        cpu::Inline());
+        device());
+    EXPECT_EQ(copies.Finish(), "");
+    EXPECT_EQ(output.fault, "");
     for (int64_t r = 0; r < problem.rows(); ++r) {
       if (element == Element::kInt8 || element == Element::kE4m3) {
         EXPECT_FALSE(std::isfinite(output.scales[LinearOutput::kGuardRows + r]));
       } else if (element == Element::kBf16) {
         EXPECT_EQ(output.row(r)[2 * 21 + 1] & 0x7f, 0x7f);
+      } else if (element == Element::kF16) {
+        EXPECT_EQ(output.row(r)[2 * 21 + 1] & 0x7e, 0x7e);
       } else {
         EXPECT_TRUE(std::isnan(reinterpret_cast<const float*>(output.row(r))[21]));
       }
@@ -252,10 +314,22 @@ TEST_P(LinearRow, PassesOnWhatIsNotFinite) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Table, LinearRow, testing::ValuesIn(cpu::LinearKernels()),
-                         [](const testing::TestParamInfo<LinearKernel>& row) {
-                           return std::string(row.param.name);
-                         });
+std::vector<Row> RowsOfEveryBackend() {
+  std::vector<Row> rows;
+  for (const OpenedDevice& device : OpenedDevices()) {
+    for (const LinearKernel& kernel : device.backend->linear_kernels()) {
+      rows.push_back({kernel, &device});
+    }
+  }
+  return rows;
+}
+
+std::string RowName(const testing::TestParamInfo<Row>& row) {
+  const std::string backend(row.param.device->backend->name);
+  return (backend == "cpu" ? "" : backend + "_") + std::string(row.param.kernel.name);
+}
+
+INSTANTIATE_TEST_SUITE_P(Table, LinearRow, testing::ValuesIn(RowsOfEveryBackend()), RowName);
 
 #if defined(__x86_64__)
 // The AMX rows of the table, on emulated tiles: what an AVX-512 processor without tiles can test.
@@ -277,13 +351,21 @@ LinearKernel Emulated(std::string_view name, std::string_view emulated_name) {
 const LinearKernel kEmulatedInt8 =
     Emulated<cpu::kA8W8EmulatedAmx>("a8w8_int8_amx", "a8w8_int8_amx_emulated");
 
+Row OnTheCpu(const LinearKernel& kernel) {
+  for (const OpenedDevice& device : OpenedDevices()) {
+    if (device.backend->name == "cpu") return {kernel, &device};
+  }
+  return {kernel, nullptr};
+}
+
 INSTANTIATE_TEST_SUITE_P(
     EmulatedTiles, LinearRow,
-    testing::Values(kEmulatedInt8,
-                    Emulated<cpu::kLinearBf16EmulatedAmx>("bf16_amx", "bf16_amx_emulated"),
-                    Emulated<cpu::kLinearA16W4Int4EmulatedAmx>("a16w4_int4_bf16_amx",
-                                                               "a16w4_int4_bf16_amx_emulated")),
-    [](const testing::TestParamInfo<LinearKernel>& row) { return std::string(row.param.name); });
+    testing::Values(
+        OnTheCpu(kEmulatedInt8),
+        OnTheCpu(Emulated<cpu::kLinearBf16EmulatedAmx>("bf16_amx", "bf16_amx_emulated")),
+        OnTheCpu(Emulated<cpu::kLinearA16W4Int4EmulatedAmx>("a16w4_int4_bf16_amx",
+                                                            "a16w4_int4_bf16_amx_emulated"))),
+    RowName);
 #endif
 
 // What lets a8w8_int8 be bit-identical end to end whatever the plan chooses.
@@ -303,13 +385,13 @@ TEST(LinearTable, Int8RowsGiveTheSameBits) {
     if (size.k * size.n * size.m > std::min<int64_t>(kLargestProblem, 5'000'000)) continue;
     for (Values values : {Values::kSpread, Values::kExtreme}) {
       const LinearProblem problem(format, {.n = size.n, .k = size.k}, size.m, values, i);
-      for (const EpilogueCase& epilogue : EpilogueCasesAt(i)) {
+      for (const EpilogueCase& epilogue : EpilogueCasesAt(i, OnCpu().backend.outputs)) {
         SCOPED_TRACE(problem.Describe() + " " + Describe(epilogue));
         const PackedWeight packed = Pack(*rows[0], problem);
-        const LinearOutput first = problem.Run(epilogue, &packed, rows[0]->run, cpu::Inline());
+        const LinearOutput first = problem.Run(epilogue, &packed, rows[0]->run, OnCpu());
         for (const LinearKernel* row : rows) {
           ASSERT_EQ(row->packing, rows[0]->packing);
-          EXPECT_TRUE(SameRows(first, 0, problem.Run(epilogue, &packed, row->run, cpu::Inline())))
+          EXPECT_TRUE(SameRows(first, 0, problem.Run(epilogue, &packed, row->run, OnCpu())))
               << std::string(row->name) << " differs from " << std::string(rows[0]->name);
         }
       }
@@ -318,10 +400,12 @@ TEST(LinearTable, Int8RowsGiveTheSameBits) {
 }
 
 TEST(LinearTable, NamesAreUniqueAndEveryCpuFormatHasAPortableRow) {
-  std::vector<std::string_view> names;
-  for (const LinearKernel& kernel : cpu::LinearKernels()) names.push_back(kernel.name);
-  std::sort(names.begin(), names.end());
-  EXPECT_EQ(std::unique(names.begin(), names.end()), names.end());
+  for (const Backend& backend : Backends()) {
+    std::vector<std::string_view> names;
+    for (const LinearKernel& kernel : backend.linear_kernels()) names.push_back(kernel.name);
+    std::sort(names.begin(), names.end());
+    EXPECT_EQ(std::unique(names.begin(), names.end()), names.end()) << backend.name;
+  }
   for (const Format& format : Formats()) {
     bool any = false, portable = false;
     for (const LinearKernel& kernel : cpu::LinearKernels()) {
