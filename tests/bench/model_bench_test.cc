@@ -10,6 +10,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/models/models.h"
 #include "tests/bench/crossover_bench.h"
+#include "tests/bench/forward_bench.h"
 #include "tests/bench/lengths_bench.h"
 #include "tests/bench/workload.h"
 
@@ -93,6 +94,51 @@ TEST(ModelBenchTest, ComparesEveryFormatToF32) {
   EXPECT_EQ(lines[0]["tokens"], 16);
   EXPECT_GT(lines[0]["gops"], 0);
   EXPECT_GT(lines[1]["weight_gbytes_per_second"], 0);
+}
+
+TEST(ForwardBenchTest, TimesDocumentsAndQueries) {
+  std::ostringstream output;
+  ForwardBenchOptions options;
+  options.source = {.shape = "minilm", .threads = 1};
+  options.formats = {"a8w8_int8", "f16"};
+  options.batch = 5;
+  options.tokens = {3, 8};
+  options.rounds = 1;
+  options.seconds = 0;
+  options.output = &output;
+  ASSERT_TRUE(RunForwardBench(options).ok());
+  const std::vector<Json> lines = Lines(output.str());
+  ASSERT_EQ(lines.size(), 5u);
+  EXPECT_EQ(lines[0]["format"], "f16");  // which the CPU has no kernels for
+  EXPECT_TRUE(lines[0].contains("skipped"));
+  EXPECT_EQ(lines[2]["tokens"], 8);
+  EXPECT_GT(lines[2]["tokens_per_second"], 0);
+  EXPECT_GT(lines[2]["centred_cosine_mean"], 0.9);
+  EXPECT_EQ(lines[3]["cache"], "warm");
+  EXPECT_EQ(lines[4]["cache"], "cold");
+  EXPECT_GT(lines[4]["p50_us"], 0);
+}
+
+TEST(ForwardBenchTest, WorkerAnswersEveryCommand) {
+  std::ostringstream output;
+  ForwardBenchOptions options;
+  options.source = {.shape = "minilm", .threads = 1};
+  options.formats = {"a8w8_int8"};
+  options.batch = 2;
+  options.tokens = {4};
+  options.seconds = 0;
+  options.output = &output;
+  const std::string file = testing::TempDir() + "/forward_bench_test";
+  std::istringstream commands("documents a8w8_int8 4\ndocuments a8w8_int8 5\nvectors a8w8_int8 4 " +
+                              file + "\nids 4 " + file + "\nquit\nids 4 " + file + "\n");
+  ASSERT_TRUE(RunForwardWorker(options, commands).ok());
+  const std::vector<Json> lines = Lines(output.str());
+  ASSERT_EQ(lines.size(), 5u);
+  EXPECT_EQ(lines[0]["formats"], Json::array({"a8w8_int8"}));
+  EXPECT_GT(lines[1]["us"], 0);
+  EXPECT_TRUE(lines[2].contains("error"));
+  EXPECT_EQ(lines[3]["columns"], 384);
+  EXPECT_EQ(lines[4], (Json{{"rows", 2}, {"columns", 4}}));
 }
 
 TEST(CrossoverBenchTest, TimesEveryFormatAtEveryNumberOfTokens) {

@@ -21,6 +21,7 @@
 #include "kernels/cpu/team.h"
 #include "tests/bench/attention_bench.h"
 #include "tests/bench/crossover_bench.h"
+#include "tests/bench/forward_bench.h"
 #include "tests/bench/lengths_bench.h"
 #include "tests/bench/linear_bench.h"
 #include "tests/bench/model_bench.h"
@@ -56,9 +57,15 @@ ABSL_FLAG(std::string, text, "",
 ABSL_FLAG(std::string, queries, "",
           "model, serve: JSON lines {question} or {text}; empty: NQ questions of OCTAVO_DATA");
 ABSL_FLAG(int, max_documents, 256, "model: documents taken from --text");
-ABSL_FLAG(int, tokens, 0,
+ABSL_FLAG(std::vector<std::string>, tokens, {},
           "model: embeds random ids, so many a document, instead of texts; linear, crossover: only "
-          "so many; 0 is 1 to 256 and 1 to 1024");
+          "so many; empty is 1 to 256 and 1 to 1024; several are separated by commas");
+ABSL_FLAG(std::string, device, "cpu", "model: cpu or cuda:0");
+ABSL_FLAG(int, batch, 0,
+          "model: so many random sequences of --tokens a batch (128 and 512), straight through "
+          "Forward; 0: through the whole runtime");
+ABSL_FLAG(int64_t, unit_rows, 0,
+          "model --batch: rows of a unit of documents; 0: as many as the device takes");
 ABSL_FLAG(std::string, lengths, "16-256", "lengths: the shortest and the longest sequence");
 ABSL_FLAG(int, rounds, 3,
           "passes or turns, whose medians are printed; linear, lengths: at least 7, tokenizer, "
@@ -120,6 +127,18 @@ int Threads() {
   return threads > 0 ? threads : cpu::AvailableProcessors();
 }
 
+absl::StatusOr<std::vector<int>> Tokens() {
+  std::vector<int> counts;
+  for (const std::string& text : absl::GetFlag(FLAGS_tokens)) {
+    int count = 0;
+    if (!absl::SimpleAtoi(text, &count) || count < 1) {
+      return absl::InvalidArgumentError("--tokens is a list of numbers above 0, such as 128,512");
+    }
+    counts.push_back(count);
+  }
+  return counts;
+}
+
 std::vector<std::string> FormatNames() {
   return absl::StrSplit(absl::GetFlag(FLAGS_format), ',', absl::SkipEmpty());
 }
@@ -138,7 +157,9 @@ absl::Status Linear() {
       FindLinearShapes(shape.empty() ? "minilm" : shape);
   if (!shapes.ok()) return shapes.status();
   options.shapes = *std::move(shapes);
-  if (absl::GetFlag(FLAGS_tokens) > 0) options.tokens = {absl::GetFlag(FLAGS_tokens)};
+  auto tokens = Tokens();
+  if (!tokens.ok()) return tokens.status();
+  if (!tokens->empty()) options.tokens.assign(tokens->begin(), tokens->end());
   options.threads = Threads();
   options.rounds = std::max(options.rounds, absl::GetFlag(FLAGS_rounds));
   options.epilogues = absl::StrSplit(absl::GetFlag(FLAGS_epilogue), ',', absl::SkipEmpty());
@@ -181,15 +202,21 @@ absl::Status Tokenizer() {
 ModelSource Source() {
   return {.model = absl::GetFlag(FLAGS_model),
           .shape = absl::GetFlag(FLAGS_shape),
+          .device = absl::GetFlag(FLAGS_device),
           .threads = absl::GetFlag(FLAGS_threads),
           .kernel = absl::GetFlag(FLAGS_kernel),
           .kernel_plan = absl::GetFlag(FLAGS_kernel_plan)};
 }
 
-WorkloadOptions Load() {
+absl::StatusOr<WorkloadOptions> Load() {
   WorkloadOptions load;
-  if (absl::GetFlag(FLAGS_tokens) > 0) {
-    load.tokens = absl::GetFlag(FLAGS_tokens);
+  auto tokens = Tokens();
+  if (!tokens.ok()) return tokens.status();
+  if (tokens->size() > 1) {
+    return absl::InvalidArgumentError("one number of --tokens is embedded, unless --batch is set");
+  }
+  if (!tokens->empty()) {
+    load.tokens = tokens->front();
   } else {
     load.documents = DocumentFile();
     load.queries = QueryFile();
@@ -198,10 +225,31 @@ WorkloadOptions Load() {
   return load;
 }
 
+absl::Status ModelBatches() {
+  ForwardBenchOptions options;
+  options.source = Source();
+  options.formats = FormatNames();
+  if (options.formats.empty()) {
+    options.formats = {absl::GetFlag(FLAGS_document_format), absl::GetFlag(FLAGS_query_format)};
+  }
+  auto tokens = Tokens();
+  if (!tokens.ok()) return tokens.status();
+  if (!tokens->empty()) options.tokens = *std::move(tokens);
+  options.batch = absl::GetFlag(FLAGS_batch);
+  options.unit_rows = absl::GetFlag(FLAGS_unit_rows);
+  options.rounds = std::max(options.rounds, absl::GetFlag(FLAGS_rounds));
+  options.output = &std::cout;
+  return absl::GetFlag(FLAGS_worker) ? RunForwardWorker(options, std::cin)
+                                     : RunForwardBench(options);
+}
+
 absl::Status Model() {
+  if (absl::GetFlag(FLAGS_batch) > 0) return ModelBatches();
   ModelBenchOptions options;
   options.source = Source();
-  options.load = Load();
+  auto load = Load();
+  if (!load.ok()) return load.status();
+  options.load = *std::move(load);
   for (const std::string& format : FormatNames()) options.formats.push_back({format, format});
   if (options.formats.empty()) {
     options.formats.push_back(
@@ -217,7 +265,9 @@ absl::Status Crossover() {
   CrossoverBenchOptions options;
   options.source = Source();
   if (!FormatNames().empty()) options.formats = FormatNames();
-  if (absl::GetFlag(FLAGS_tokens) > 0) options.tokens = {absl::GetFlag(FLAGS_tokens)};
+  auto tokens = Tokens();
+  if (!tokens.ok()) return tokens.status();
+  if (!tokens->empty()) options.tokens.assign(tokens->begin(), tokens->end());
   options.rounds = std::max(options.rounds, absl::GetFlag(FLAGS_rounds));
   options.command = command_line;
   options.output = &std::cout;
@@ -264,7 +314,9 @@ absl::StatusOr<ProfileBenchOptions::Served> ServeTexts(const Workload& load,
 absl::Status Profile() {
   ProfileBenchOptions options;
   options.source = Source();
-  options.load = Load();
+  auto load = Load();
+  if (!load.ok()) return load.status();
+  options.load = *std::move(load);
   options.formats = {absl::GetFlag(FLAGS_document_format), absl::GetFlag(FLAGS_query_format)};
   options.rounds = std::max(options.rounds, absl::GetFlag(FLAGS_rounds));
   options.peak_flops = PeakFlops;

@@ -57,7 +57,7 @@ int Threads(const ModelSource& source) {
 RuntimeOptions MakeRuntimeOptions(const ModelSource& source, const eval::LaneFormats& formats) {
   RuntimeOptions options = DefaultRuntimeOptions();
   options.model_directory = source.model;
-  options.device = "cpu";
+  options.device = source.device;
   options.threads = source.threads;
   options.kernel = source.kernel;
   options.kernel_plan = source.kernel_plan;

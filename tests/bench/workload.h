@@ -18,8 +18,9 @@ namespace octavo::bench {
 using TokenIds = std::vector<std::vector<int32_t>>;
 
 struct ModelSource {
-  std::string model;        // a model directory, or empty: random weights of `shape`
-  std::string shape;        // "minilm", "bert-base", "bert-large"
+  std::string model;  // a model directory, or empty: random weights of `shape`
+  std::string shape;  // "minilm", "bert-base", "bert-large"
+  std::string device = "cpu";
   int threads = 0;          // 0: every available processor
   std::string kernel;       // forces linear rows, as octavo-server's --kernel
   std::string kernel_plan;  // as octavo-server's
@@ -30,7 +31,7 @@ absl::Status CheckSource(const ModelSource& source);
 
 int Threads(const ModelSource& source);
 
-// Options of a runtime on the CPU with these formats in its lanes.
+// Options of a runtime with these formats in its lanes.
 RuntimeOptions MakeRuntimeOptions(const ModelSource& source, const eval::LaneFormats& formats);
 
 // Loads and starts it.

@@ -1,0 +1,64 @@
+#include "tests/bench/loaded_device.h"
+
+#include <utility>
+
+namespace octavo::bench {
+namespace {
+
+constexpr int64_t kEvictedRows = 43691, kEvictedColumns = 1024;  // 4 bytes read, 2 written
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LoadedDevice>> LoadedDevice::Open(const std::string& device,
+                                                                 const ModelSource& source,
+                                                                 const Checkpoint& checkpoint) {
+  auto backend = FindBackend(device);
+  if (!backend.ok()) return backend.status();
+  auto index = DeviceIndex(device);
+  if (!index.ok()) return index.status();
+  auto stream = (*backend)->open_stream(*index, {.threads = source.threads});
+  if (!stream.ok()) return stream.status();
+  auto shared = SharedWeights::Load(checkpoint, **backend, **stream);
+  if (!shared.ok()) return shared.status();
+  return std::unique_ptr<LoadedDevice>(
+      new LoadedDevice(source, **backend, *std::move(stream), *std::move(shared)));
+}
+
+LoadedDevice::LoadedDevice(const ModelSource& source, const Backend& backend,
+                           std::unique_ptr<Stream> stream,
+                           std::shared_ptr<const SharedWeights> shared)
+    : backend_(backend),
+      stream_(std::move(stream)),
+      shared_(std::move(shared)),
+      planner_(backend_, *stream_, {.forced_kernels = source.kernel}) {}
+
+absl::StatusOr<std::unique_ptr<Forward>> LoadedDevice::Load(const Checkpoint& checkpoint,
+                                                            const std::string& name) {
+  auto format = FindFormat(name);
+  if (!format.ok()) return format.status();
+  auto attention = ChooseAttention(backend_, **format, checkpoint.spec().head_size, "");
+  if (!attention.ok()) return attention.status();
+  return Forward::Load(checkpoint, shared_, backend_, **format, Method::kRoundToNearest,
+                       **attention, planner_, *stream_);
+}
+
+absl::StatusOr<Evicting> Evicting::Create(const Backend& backend) {
+  Evicting evicting(backend);
+  auto read = backend.allocate(kEvictedRows * kEvictedColumns * 4);
+  if (!read.ok()) return read.status();
+  auto written = backend.allocate(kEvictedRows * kEvictedColumns * 2);
+  if (!written.ok()) return written.status();
+  evicting.read_ = *std::move(read);
+  evicting.written_ = *std::move(written);
+  return evicting;
+}
+
+void Evicting::Touch(Stream& stream) const {
+  const EncodeArgs encode = {.rows = kEvictedRows,
+                             .columns = kEvictedColumns,
+                             .input = {read_.as<void>(), kEvictedColumns, Element::kF32},
+                             .output = {written_.as<void>(), kEvictedColumns, Element::kBf16}};
+  backend_->rows.encode(encode, stream);
+}
+
+}  // namespace octavo::bench

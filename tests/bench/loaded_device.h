@@ -1,0 +1,57 @@
+// A device with what benches need on it: a model's shared weights, memory to push others out of its
+// cache.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "kernels/plan.h"
+#include "runtime/checkpoint.h"
+#include "runtime/forward.h"
+#include "tests/bench/workload.h"
+
+namespace octavo::bench {
+
+// Where Forwards of one checkpoint run. Outlives them; one thread at a time.
+class LoadedDevice {
+ public:
+  // `device` as --device says it; threads and forced rows as `source` has them.
+  static absl::StatusOr<std::unique_ptr<LoadedDevice>> Open(const std::string& device,
+                                                            const ModelSource& source,
+                                                            const Checkpoint& checkpoint);
+
+  const Backend& backend() const { return backend_; }
+  Stream& stream() const { return *stream_; }
+
+  // The linear layers in a format. FAILED_PRECONDITION: the backend has no kernels for it.
+  absl::StatusOr<std::unique_ptr<Forward>> Load(const Checkpoint& checkpoint,
+                                                const std::string& format);
+
+ private:
+  LoadedDevice(const ModelSource& source, const Backend& backend, std::unique_ptr<Stream> stream,
+               std::shared_ptr<const SharedWeights> shared);
+
+  const Backend& backend_;
+  std::unique_ptr<Stream> stream_;
+  std::shared_ptr<const SharedWeights> shared_;
+  LinearPlanner planner_;
+};
+
+// 256 MB of a device's memory: more than its cache holds.
+class Evicting {
+ public:
+  static absl::StatusOr<Evicting> Create(const Backend& backend);
+
+  // Reads and writes all of it.
+  void Touch(Stream& stream) const;
+
+ private:
+  explicit Evicting(const Backend& backend) : backend_(&backend) {}
+
+  const Backend* backend_;
+  Buffer read_, written_;
+};
+
+}  // namespace octavo::bench
