@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
-#include <iostream>
 #include <map>
 #include <memory>
 #include <sstream>
@@ -35,6 +34,8 @@ constexpr int64_t kWholeBatch = int64_t{1} << 40;
 
 absl::string_view View(std::string_view text) { return {text.data(), text.size()}; }
 
+Lane LaneOf(int tokens) { return tokens == 0 ? Lane::kQuery : Lane::kDocument; }
+
 RaggedBatch MakeBatch(const TokenIds& ids) {
   RaggedBatch batch;
   for (const std::vector<int32_t>& sequence : ids) batch.Add(sequence);
@@ -60,8 +61,9 @@ eval::Matrix Centred(eval::Matrix matrix, const std::vector<float>& centre) {
 struct Contender {
   const Format* format = nullptr;
   std::unique_ptr<Forward> forward;
-  // The second is prepared by the host while the device computes the first.
-  std::unique_ptr<ForwardPass> passes[2];
+  // Of documents: the second is prepared by the host while the device computes the first.
+  std::unique_ptr<ForwardPass> documents[2];
+  std::unique_ptr<ForwardPass> query;
   std::map<int, double> least_cosine;          // by tokens of a document; 0: of queries
   std::map<int, double> centred_cosine;        // mean
   std::map<int, std::vector<double>> seconds;  // a batch of documents, one entry a turn
@@ -80,8 +82,11 @@ class ForwardBench {
  private:
   absl::Status LoadFormat(const std::string& name);
   void MakeInputs();
+  // Makes `pass`, unless it is made, and runs `batch` through it.
+  absl::Status Submit(const Contender& contender, Lane lane, const RaggedBatch& batch,
+                      std::unique_ptr<ForwardPass>* pass);
   // Pooled vectors of a whole batch.
-  absl::StatusOr<eval::Matrix> Embed(Contender& contender, const RaggedBatch& batch);
+  absl::StatusOr<eval::Matrix> Embed(Contender& contender, Lane lane, const RaggedBatch& batch);
   // Of the first sequences: documents of `tokens` in one batch, or queries (0) one by one.
   absl::StatusOr<eval::Matrix> EmbedChecked(Contender& contender, int tokens);
   absl::Status Validate(Contender& contender);
@@ -95,7 +100,7 @@ class ForwardBench {
   int64_t UnitRows() const {
     return options_.unit_rows > 0 ? options_.unit_rows : device_->backend().document_unit.most;
   }
-  Json Head(const Contender& contender, const char* what) const;
+  Json Head(const Contender& contender, Lane lane) const;
   Json DocumentLine(const Contender& contender, int tokens, const std::vector<double>& seconds);
   Json QueryLine(const Contender& contender, bool cold, const std::vector<double>& microseconds);
 
@@ -140,6 +145,7 @@ absl::Status ForwardBench::Load() {
   }
   MakeInputs();
 
+  const Clock::time_point start = Clock::now();
   auto cpu = LoadedDevice::Open("cpu", options_.source, *checkpoint_);
   if (!cpu.ok()) return cpu.status();
   device_ = *std::move(cpu);
@@ -152,6 +158,7 @@ absl::Status ForwardBench::Load() {
     reference_[tokens] = *std::move(vectors);
   }
   truth = Contender();
+  *options_.log << "f32 on the CPU: " << SecondsSince(start) << " s" << std::endl;
 
   auto opened = LoadedDevice::Open(options_.source.device, options_.source, *checkpoint_);
   if (!opened.ok()) return opened.status();
@@ -166,6 +173,7 @@ absl::Status ForwardBench::Load() {
 }
 
 absl::Status ForwardBench::LoadFormat(const std::string& name) {
+  const Clock::time_point start = Clock::now();
   auto forward = device_->Load(*checkpoint_, name);
   if (absl::IsFailedPrecondition(forward.status())) {
     skipped_.push_back({{"bench", "model"},
@@ -177,18 +185,31 @@ absl::Status ForwardBench::LoadFormat(const std::string& name) {
   }
   if (!forward.ok()) return forward.status();
   contenders_.push_back({.format = &(*forward)->format(), .forward = *std::move(forward)});
-  return Validate(contenders_.back());
+  const double loaded = SecondsSince(start);
+  const absl::Status status = Validate(contenders_.back());
+  *options_.log << name << ": loaded in " << loaded << " s, validated in "
+                << SecondsSince(start) - loaded << " s" << std::endl;
+  return status;
 }
 
-absl::StatusOr<eval::Matrix> ForwardBench::Embed(Contender& contender, const RaggedBatch& batch) {
-  std::unique_ptr<ForwardPass>& pass = contender.passes[0];
-  if (pass == nullptr) {
-    auto created = ForwardPass::Create(*contender.forward, device_->stream(), batch.tokens());
+absl::Status ForwardBench::Submit(const Contender& contender, Lane lane, const RaggedBatch& batch,
+                                  std::unique_ptr<ForwardPass>* pass) {
+  if (*pass == nullptr) {
+    auto created = ForwardPass::Create(*contender.forward, lane, device_->stream(), batch.tokens());
     if (!created.ok()) return created.status();
-    pass = *std::move(created);
+    *pass = *std::move(created);
   }
-  if (absl::Status status = pass->Begin(batch, UnitRows()); !status.ok()) return status;
-  while (pass->running()) pass->RunUnit();
+  const int64_t unit_rows = lane == Lane::kQuery ? kWholeBatch : UnitRows();
+  if (absl::Status status = (*pass)->Begin(batch, unit_rows); !status.ok()) return status;
+  while ((*pass)->running()) (*pass)->RunUnit();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<eval::Matrix> ForwardBench::Embed(Contender& contender, Lane lane,
+                                                 const RaggedBatch& batch) {
+  std::unique_ptr<ForwardPass>& pass =
+      lane == Lane::kQuery ? contender.query : contender.documents[0];
+  if (absl::Status status = Submit(contender, lane, batch, &pass); !status.ok()) return status;
   if (absl::Status status = device_->stream().Finish(); !status.ok()) return status;
   eval::Matrix vectors = {batch.sequences(), checkpoint_->spec().hidden, {}};
   vectors.values.assign(pass->pooled(), pass->pooled() + vectors.rows * vectors.columns);
@@ -198,10 +219,12 @@ absl::StatusOr<eval::Matrix> ForwardBench::Embed(Contender& contender, const Rag
 absl::StatusOr<eval::Matrix> ForwardBench::EmbedChecked(Contender& contender, int tokens) {
   const TokenIds& ids = ids_[tokens];
   const size_t count = std::min<size_t>(ids.size(), kCheckedSequences);
-  if (tokens > 0) return Embed(contender, MakeBatch({ids.begin(), ids.begin() + count}));
+  if (tokens > 0) {
+    return Embed(contender, Lane::kDocument, MakeBatch({ids.begin(), ids.begin() + count}));
+  }
   eval::Matrix vectors;
   for (size_t i = 0; i < count; ++i) {
-    auto vector = Embed(contender, MakeBatch({ids[i]}));
+    auto vector = Embed(contender, Lane::kQuery, MakeBatch({ids[i]}));
     if (!vector.ok()) return vector.status();
     vectors.rows += 1;
     vectors.columns = vector->columns;
@@ -214,7 +237,7 @@ absl::Status ForwardBench::Validate(Contender& contender) {
   for (const auto& [tokens, batch] : batches_) {
     const std::string what =
         absl::StrCat(View(contender.format->name), ", sequences of ", tokens, " tokens");
-    auto whole = Embed(contender, batch);
+    auto whole = Embed(contender, LaneOf(tokens), batch);
     if (!whole.ok()) return whole.status();
     if (!std::all_of(whole->values.begin(), whole->values.end(),
                      [](float value) { return std::isfinite(value); })) {
@@ -253,16 +276,12 @@ absl::StatusOr<double> ForwardBench::TimeDocuments(Contender& contender, const R
       start = Clock::now();
     }
     const size_t turn = batches & 1;
-    std::unique_ptr<ForwardPass>& pass = contender.passes[turn];
-    if (pass == nullptr) {
-      auto created = ForwardPass::Create(*contender.forward, stream, batch.tokens());
-      if (!created.ok()) return created.status();
-      pass = *std::move(created);
-    }
     while (marks[turn] != 0 && !stream.Reached(marks[turn])) {
     }
-    if (absl::Status status = pass->Begin(batch, UnitRows()); !status.ok()) return status;
-    while (pass->running()) pass->RunUnit();
+    if (absl::Status status = Submit(contender, Lane::kDocument, batch, &contender.documents[turn]);
+        !status.ok()) {
+      return status;
+    }
     marks[turn] = stream.Mark();
     ++batches;
   } while (batches < 1 || SecondsSince(start) < seconds);
@@ -273,7 +292,6 @@ absl::StatusOr<double> ForwardBench::TimeDocuments(Contender& contender, const R
 absl::StatusOr<std::vector<double>> ForwardBench::TimeQueries(Contender& contender, bool cold,
                                                               double seconds) {
   Stream& stream = device_->stream();
-  ForwardPass& pass = *contender.passes[0];
   const RaggedBatch& query = batches_[0];
   std::vector<double> microseconds;
   const Clock::time_point begin = Clock::now();
@@ -281,21 +299,23 @@ absl::StatusOr<std::vector<double>> ForwardBench::TimeQueries(Contender& contend
     if (cold) evicting_->Touch(stream);
     if (absl::Status status = stream.Finish(); !status.ok()) return status;
     const Clock::time_point start = Clock::now();
-    if (absl::Status status = pass.Begin(query, kWholeBatch); !status.ok()) return status;
-    while (pass.running()) pass.RunUnit();
+    if (absl::Status status = Submit(contender, Lane::kQuery, query, &contender.query);
+        !status.ok()) {
+      return status;
+    }
     if (absl::Status status = stream.Finish(); !status.ok()) return status;
     if (i >= 0) microseconds.push_back(1e6 * SecondsSince(start));
   }
   return microseconds;
 }
 
-Json ForwardBench::Head(const Contender& contender, const char* what) const {
+Json ForwardBench::Head(const Contender& contender, Lane lane) const {
   return {{"bench", "model"},
-          {"what", what},
+          {"what", lane == Lane::kQuery ? "query" : "documents"},
           {"device", options_.source.device},
           {"model", checkpoint_->name()},
           {"format", std::string(contender.format->name)},
-          {"kernels", contender.forward->kernel_names()}};
+          {"kernels", contender.forward->kernel_names(lane)}};
 }
 
 Json ForwardBench::DocumentLine(const Contender& contender, int tokens,
@@ -303,7 +323,7 @@ Json ForwardBench::DocumentLine(const Contender& contender, int tokens,
   const double all_tokens = static_cast<double>(batches_[tokens].tokens());
   const double median = Median(seconds);
   const double flops = Flops(checkpoint_->spec(), ids_[tokens]);
-  Json line = Head(contender, "documents");
+  Json line = Head(contender, Lane::kDocument);
   line.update(
       {{"batch", options_.batch},
        {"tokens", tokens},
@@ -325,7 +345,7 @@ Json ForwardBench::DocumentLine(const Contender& contender, int tokens,
 
 Json ForwardBench::QueryLine(const Contender& contender, bool cold,
                              const std::vector<double>& microseconds) {
-  Json line = Head(contender, "query");
+  Json line = Head(contender, Lane::kQuery);
   line.update({{"tokens", batches_[0].tokens()},
                {"cache", cold ? "cold" : "warm"},
                {"cosine_min", contender.least_cosine.at(0)},
@@ -411,7 +431,7 @@ absl::StatusOr<Json> ForwardBench::Answer(const std::string& line) {
     return DocumentLine(**contender, tokens, {*seconds});
   }
   if (command == "vectors") {
-    auto vectors = Embed(**contender, batches_[tokens]);
+    auto vectors = Embed(**contender, LaneOf(tokens), batches_[tokens]);
     if (!vectors.ok()) return vectors.status();
     std::ofstream file(path, std::ios::binary | std::ios::trunc);
     file.write(reinterpret_cast<const char*>(vectors->values.data()),

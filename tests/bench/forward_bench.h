@@ -27,6 +27,7 @@ struct ForwardBenchOptions {
   // it no share of the peak is given.
   std::function<double(Element element)> peak_flops;
   std::ostream* output = nullptr;  // required
+  std::ostream* log = nullptr;     // required: what takes how long meanwhile
 };
 
 // Loads every format with random ids of the model's vocabulary, validates it and times all in

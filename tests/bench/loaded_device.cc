@@ -38,8 +38,8 @@ absl::StatusOr<std::unique_ptr<Forward>> LoadedDevice::Load(const Checkpoint& ch
   if (!format.ok()) return format.status();
   auto attention = ChooseAttention(backend_, **format, checkpoint.spec().head_size, "");
   if (!attention.ok()) return attention.status();
-  return Forward::Load(checkpoint, shared_, backend_, **format, Method::kRoundToNearest,
-                       **attention, planner_, *stream_);
+  return Forward::Load(checkpoint, shared_, backend_, **format, Method::kRoundToNearest, *attention,
+                       planner_, *stream_);
 }
 
 absl::StatusOr<Evicting> Evicting::Create(const Backend& backend) {

@@ -97,7 +97,7 @@ TEST(ModelBenchTest, ComparesEveryFormatToF32) {
 }
 
 TEST(ForwardBenchTest, TimesDocumentsAndQueries) {
-  std::ostringstream output;
+  std::ostringstream output, log;
   ForwardBenchOptions options;
   options.source = {.shape = "minilm", .threads = 1};
   options.formats = {"a8w8_int8", "f16"};
@@ -106,6 +106,7 @@ TEST(ForwardBenchTest, TimesDocumentsAndQueries) {
   options.rounds = 1;
   options.seconds = 0;
   options.output = &output;
+  options.log = &log;
   ASSERT_TRUE(RunForwardBench(options).ok());
   const std::vector<Json> lines = Lines(output.str());
   ASSERT_EQ(lines.size(), 5u);
@@ -120,7 +121,7 @@ TEST(ForwardBenchTest, TimesDocumentsAndQueries) {
 }
 
 TEST(ForwardBenchTest, WorkerAnswersEveryCommand) {
-  std::ostringstream output;
+  std::ostringstream output, log;
   ForwardBenchOptions options;
   options.source = {.shape = "minilm", .threads = 1};
   options.formats = {"a8w8_int8"};
@@ -128,6 +129,7 @@ TEST(ForwardBenchTest, WorkerAnswersEveryCommand) {
   options.tokens = {4};
   options.seconds = 0;
   options.output = &output;
+  options.log = &log;
   const std::string file = testing::TempDir() + "/forward_bench_test";
   std::istringstream commands("documents a8w8_int8 4\ndocuments a8w8_int8 5\nvectors a8w8_int8 4 " +
                               file + "\nids 4 " + file + "\nquit\nids 4 " + file + "\n");

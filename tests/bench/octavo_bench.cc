@@ -237,8 +237,9 @@ absl::Status ModelBatches() {
   if (!tokens->empty()) options.tokens = *std::move(tokens);
   options.batch = absl::GetFlag(FLAGS_batch);
   options.unit_rows = absl::GetFlag(FLAGS_unit_rows);
-  options.rounds = std::max(options.rounds, absl::GetFlag(FLAGS_rounds));
+  options.rounds = absl::GetFlag(FLAGS_rounds);
   options.output = &std::cout;
+  options.log = &std::cerr;
   return absl::GetFlag(FLAGS_worker) ? RunForwardWorker(options, std::cin)
                                      : RunForwardBench(options);
 }
