@@ -35,7 +35,10 @@ absl::StatusOr<Buffer> Allocate(int64_t bytes) {
     return OutOfMemory(bytes);
   }
   if (error != cudaSuccess) return ToStatus(error, "cudaMalloc");
-  if (absl::Status status = ToStatus(cudaMemset(data, 0, held), "cudaMemset"); !status.ok()) {
+  // Done before any stream of ours, none of which waits for the default stream, uses the memory.
+  cudaError_t cleared = cudaMemset(data, 0, held);
+  if (cleared == cudaSuccess) cleared = cudaStreamSynchronize(cudaStreamLegacy);
+  if (absl::Status status = ToStatus(cleared, "cudaMemset"); !status.ok()) {
     cudaFree(data);
     return status;
   }
