@@ -64,7 +64,7 @@ uint32_t Alignment(const void* address) {
   return static_cast<uint32_t>(bits & (~bits + 1));
 }
 
-// The same algorithm serves every number of rows up to the next step.
+// One algorithm serves every number of rows up to the next step, where it can.
 int64_t RoundRows(int64_t rows) {
   int64_t step = 16;
   while (step * 8 < rows) step *= 2;
@@ -77,11 +77,11 @@ uint64_t Mix(uint64_t hash, uint64_t value) {
 }
 
 // What an algorithm may depend on.
-uint64_t Key(const CublasLtProduct& product, int64_t workspace_bytes) {
+uint64_t Key(const CublasLtProduct& product, int64_t rows, int64_t workspace_bytes) {
   uint64_t key = 0;
   for (uint64_t value :
        {static_cast<uint64_t>(product.operand), static_cast<uint64_t>(product.output_type),
-        static_cast<uint64_t>(RoundRows(product.rows)), static_cast<uint64_t>(product.n),
+        static_cast<uint64_t>(rows), static_cast<uint64_t>(product.n),
         static_cast<uint64_t>(product.k), static_cast<uint64_t>(product.input_stride),
         static_cast<uint64_t>(product.output_stride), uint64_t{Alignment(product.input)},
         uint64_t{Alignment(product.weight)}, uint64_t{Alignment(product.output)},
@@ -125,11 +125,10 @@ struct Descriptors {
 };
 
 absl::StatusOr<cublasLtMatmulAlgo_t> FindAlgorithm(const CublasLt& library, cublasLtHandle_t handle,
-                                                   const CublasLtProduct& product,
+                                                   const CublasLtProduct& product, int64_t rows,
                                                    int64_t workspace_bytes) {
   Descriptors at(library);
-  if (absl::Status status =
-          ToStatus(at.Make(product, RoundRows(product.rows)), "describing a product");
+  if (absl::Status status = ToStatus(at.Make(product, rows), "describing a product");
       !status.ok()) {
     return status;
   }
@@ -179,24 +178,34 @@ absl::Status CublasLtPlans::Open(const CublasLt& library) {
 
 absl::Status CublasLtPlans::Run(const CublasLtProduct& product, void* workspace,
                                 int64_t workspace_bytes, cudaStream_t stream) {
-  const uint64_t key = Key(product, workspace_bytes);
-  auto at = algorithms_.find(key);
-  if (at == algorithms_.end()) {
-    absl::StatusOr<cublasLtMatmulAlgo_t> algorithm =
-        FindAlgorithm(*library_, handle_, product, workspace_bytes);
-    if (!algorithm.ok()) return algorithm.status();
-    at = algorithms_.emplace(key, *algorithm).first;
-  }
-  Descriptors descriptors(*library_);
-  cublasStatus_t status = descriptors.Make(product, product.rows);
-  const float one = 1.0f, zero = 0.0f;
-  if (status == CUBLAS_STATUS_SUCCESS) {
-    status = library_->matmul(handle_, descriptors.desc, &one, product.weight, descriptors.weight,
-                              product.input, descriptors.input, &zero, product.output,
-                              descriptors.output, product.output, descriptors.output, &at->second,
-                              workspace, workspace_bytes, stream);
+  // Some algorithms found for more rows do not take few.
+  cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
+  for (int64_t rows : {RoundRows(product.rows), product.rows}) {
+    const uint64_t key = Key(product, rows, workspace_bytes);
+    auto at = algorithms_.find(key);
+    if (at == algorithms_.end()) {
+      absl::StatusOr<cublasLtMatmulAlgo_t> algorithm =
+          FindAlgorithm(*library_, handle_, product, rows, workspace_bytes);
+      if (!algorithm.ok()) return algorithm.status();
+      at = algorithms_.emplace(key, *algorithm).first;
+    }
+    status = Multiply(product, at->second, workspace, workspace_bytes, stream);
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED) break;
   }
   return ToStatus(status, "a product");
+}
+
+cublasStatus_t CublasLtPlans::Multiply(const CublasLtProduct& product,
+                                       const cublasLtMatmulAlgo_t& algorithm, void* workspace,
+                                       int64_t workspace_bytes, cudaStream_t stream) const {
+  Descriptors descriptors(*library_);
+  const cublasStatus_t status = descriptors.Make(product, product.rows);
+  if (status != CUBLAS_STATUS_SUCCESS) return status;
+  const float one = 1.0f, zero = 0.0f;
+  return library_->matmul(handle_, descriptors.desc, &one, product.weight, descriptors.weight,
+                          product.input, descriptors.input, &zero, product.output,
+                          descriptors.output, product.output, descriptors.output, &algorithm,
+                          workspace, workspace_bytes, stream);
 }
 
 }  // namespace octavo::cuda

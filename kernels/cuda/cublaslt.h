@@ -57,6 +57,9 @@ class CublasLtPlans {
                    cudaStream_t stream);
 
  private:
+  cublasStatus_t Multiply(const CublasLtProduct& product, const cublasLtMatmulAlgo_t& algorithm,
+                          void* workspace, int64_t workspace_bytes, cudaStream_t stream) const;
+
   const CublasLt* library_ = nullptr;
   cublasLtHandle_t handle_ = nullptr;
   std::unordered_map<uint64_t, cublasLtMatmulAlgo_t> algorithms_;
