@@ -57,8 +57,7 @@ struct LinearKernel {
   Element arithmetic;  // f32, bf16, f16, int16 or int8
   // Fastest for many rows of activations, not for few: a plan times the next row of the table too.
   bool for_many_rows = false;
-  // What values are kept in between a product and the pass over whole rows that encodes them in
-  // int8.
+  // What values are kept in between a product and their encoding in 8 bits.
   Element kept = Element::kF32;
   // A library computes it, and chooses its algorithm by M: the order of sums, and so the last bits,
   // depend on M.
