@@ -86,7 +86,7 @@ struct Backend {
   // On the device that the calling thread's last opened or bound stream is on.
   // RESOURCE_EXHAUSTED says how much was asked for and how much there is.
   absl::StatusOr<Buffer> (*allocate)(int64_t bytes);
-  // Host memory that the device copies from and to without waiting.
+  // Host memory that the device copies from and to without waiting, and that kernels may write.
   absl::StatusOr<Buffer> (*allocate_host)(int64_t bytes);
   // OK if device `index` is here and this build computes on it; UNAVAILABLE says what is missing.
   // Opens nothing.

@@ -1,11 +1,14 @@
 // Where a backend runs work.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 namespace octavo {
 
@@ -33,17 +36,30 @@ class Stream {
   // after it is reached; other memory is done with on return.
   virtual void Upload(void* device, const void* host, int64_t bytes) = 0;
   virtual void Download(void* host, const void* device, int64_t bytes) = 0;
+  // As Upload, but beside the work before, none of which may use that memory.
+  virtual void UploadBeside(void* device, const void* host, int64_t bytes) {
+    Upload(device, host, bytes);
+  }
 
   // A place in the stream's work: Reached(mark) is true once everything before it is done, which
-  // on a CPU is at once. Marks ascend.
+  // on a CPU is at once, or the device has failed. Marks ascend; the last kMarks can be asked for.
+  static constexpr uint64_t kMarks = 16;
   virtual uint64_t Mark() = 0;
   virtual bool Reached(uint64_t mark) = 0;
-  // Waits for all work. UNAVAILABLE: the device failed, now or earlier; it stays so.
+  // The device's time from one reached mark to another.
+  virtual std::chrono::nanoseconds Between(uint64_t from, uint64_t to) = 0;
+  // UNAVAILABLE: the device was seen to fail; it stays so. Does not wait.
+  virtual absl::Status status() const = 0;
+  // Waits for all work, then as status().
   virtual absl::Status Finish() = 0;
 
   // Calls body(task) for every task in [0, tasks), each once, spread over the host's processors:
   // for work on the host, at load. Bodies may allocate on the device.
   virtual void ForEachTask(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) = 0;
+
+  // Another stream of the same device, whose work the device prefers to what waits here. Null if
+  // the device does one thing after another: then it would gain nothing.
+  virtual absl::StatusOr<std::unique_ptr<Stream>> OpenUrgent() { return nullptr; }
 
   // Makes the calling thread the one that uses this stream.
   virtual void Bind() {}

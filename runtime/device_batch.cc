@@ -46,7 +46,7 @@ absl::Status DeviceBatch::Load(const RaggedBatch& batch, int64_t block_rows, int
   put(positions_, batch.positions);
   put(offsets_, batch.offsets);
   put(tiles_, cut_);
-  stream.Upload(device_.as<void>(), host_.as<void>(), bytes);
+  stream.UploadBeside(device_.as<void>(), host_.as<void>(), bytes);
   return absl::OkStatus();
 }
 

@@ -13,7 +13,8 @@
 namespace octavo {
 
 // One piece of device memory with a batch's ids, positions, offsets and attention tiles, filled by
-// one copy. Reused from batch to batch; one thread at a time.
+// one copy. Reused from batch to batch once the work on the one before is done; one thread at a
+// time.
 class DeviceBatch {
  public:
   explicit DeviceBatch(const Backend& backend) : backend_(backend) {}

@@ -43,15 +43,25 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
     CompletionThread* completion, Observer* observer) {
   std::unique_ptr<Engine> engine(
       new Engine(std::move(options), std::move(stream), scheduler, completion, observer));
-  for (int l = 0; l < kLanes; ++l) {
-    LaneState& lane = engine->lanes_[l];
-    lane.forward = lanes[l];
+  absl::StatusOr<std::unique_ptr<Stream>> urgent = engine->stream_->OpenUrgent();
+  if (!urgent.ok()) return urgent.status();
+  engine->urgent_ = *std::move(urgent);
+  for (Lane l : kAllLanes) {
+    LaneState& lane = engine->lane(l);
+    const int index = static_cast<int>(l);
+    lane.lane = l;
+    lane.forward = lanes[index];
+    const bool urgent_lane = l == Lane::kQuery && engine->urgent_ != nullptr;
+    lane.stream = urgent_lane ? engine->urgent_.get() : engine->stream_.get();
     // A batch takes at least one input, however long: the workspace holds that too.
-    const int64_t tokens = std::max<int64_t>(max_batch_tokens[l], lane.forward->spec().max_tokens);
+    const int64_t tokens =
+        std::max<int64_t>(max_batch_tokens[index], lane.forward->spec().max_tokens);
     absl::StatusOr<std::unique_ptr<ForwardPass>> pass =
-        ForwardPass::Create(*lane.forward, kAllLanes[l], *engine->stream_, tokens);
+        ForwardPass::Create(*lane.forward, l, *lane.stream, tokens);
     if (!pass.ok()) return pass.status();
-    lane.pass = *std::move(pass);
+    // A document batch can begin while the last unit of the one before runs.
+    if (l == Lane::kDocument) lane.runs.push_back({.pass = (*pass)->Alternate()});
+    lane.runs.push_back({.pass = *std::move(pass)});
   }
   return engine;
 }
@@ -90,16 +100,20 @@ void Engine::FinishAndJoin(Time deadline) {
 }
 
 void Engine::Calibrate() {
-  LaneState& lane = lanes_[static_cast<int>(Lane::kDocument)];
+  LaneState& documents = lane(Lane::kDocument);
+  ForwardPass& pass = *documents.runs.front().pass;
+  const int64_t rows = std::max(kCalibrationRows, documents.forward->backend().document_unit.least);
   const RaggedBatch batch =
-      CalibrationBatch(lane.forward->spec(), 2 * kCalibrationRows * stream_->slots());
+      CalibrationBatch(documents.forward->spec(), 2 * rows * stream_->slots());
   // The first pass touches memory and caches; the second is measured.
   for (int round = 0; round < 2; ++round) {
-    if (!lane.pass->Begin(batch, kCalibrationRows).ok()) return;
-    const Time begin = Clock::now();
-    while (lane.pass->running()) lane.pass->RunUnit();
+    if (!pass.Begin(batch, rows).ok()) return;
+    const uint64_t begin = stream_->Mark();
+    while (pass.running()) pass.RunUnit();
+    const uint64_t end = stream_->Mark();
     if (!stream_->Finish().ok()) return;
-    document_flops_per_second_ = lane.forward->BatchFlops(batch) / Seconds(Clock::now() - begin);
+    document_flops_per_second_ = documents.forward->BatchFlops(batch) /
+                                 std::max(Seconds(stream_->Between(begin, end)), 1e-9);
   }
 }
 
@@ -117,15 +131,17 @@ int64_t Engine::UnitRows(const RaggedBatch& batch) const {
 
 int64_t Engine::workspace_bytes() const {
   int64_t bytes = 0;
-  for (const LaneState& lane : lanes_) bytes += lane.pass->bytes();
+  for (const LaneState& lane : lanes_) bytes += lane.runs.front().pass->workspace_bytes();
   return bytes;
 }
 
 void Engine::Loop() {
   stream_->Bind();
+  LaneState& queries = lane(Lane::kQuery);
+  LaneState& documents = lane(Lane::kDocument);
   for (;;) {
+    for (LaneState& lane : lanes_) Reap(lane);
     const Time now = Clock::now();
-    LaneState& documents = lanes_[static_cast<int>(Lane::kDocument)];
     uint64_t seen;
     bool finish;
     bool abandon;
@@ -136,26 +152,45 @@ void Engine::Loop() {
       abandon = finish_ && now >= finish_deadline_;
     }
     if (abandon) {
-      if (documents.pass->running()) {
-        Fail(documents, absl::UnavailableError("the server is shutting down"), now);
+      for (LaneState& lane : lanes_) {
+        FailAll(lane, absl::UnavailableError("the server is shutting down"), now);
+        (void)lane.stream->Finish();  // nothing is written once the thread has ended
       }
       return;
     }
-    Decision decision = scheduler_->Next(documents.pass->running(), now);
-    Complete(std::move(decision.dropped));
+    Decision decision;
+    if (MayFindWork()) {
+      decision = scheduler_->Next(documents.running != nullptr, now,
+                                  static_cast<int>(documents.units.size()));
+      Complete(std::move(decision.dropped));
+    }
     switch (decision.step) {
       case Decision::Step::kBegin:
         Begin(std::move(decision.batch), now);
         break;
       case Decision::Step::kContinue:
-        RunDocumentUnit();
+        Submit(documents);
         break;
       case Decision::Step::kIdle:
-        if (finish) return;
-        WaitForWork(seen);
+        if (!queries.units.empty() || !documents.units.empty()) {
+          // The device is done within microseconds: a sleep would be longer.
+          std::this_thread::yield();
+        } else if (finish) {
+          return;
+        } else {
+          WaitForWork(seen);
+        }
         break;
     }
   }
+}
+
+// Spares the scheduler's lock while the device is busy.
+bool Engine::MayFindWork() const {
+  const LaneState& queries = lanes_[static_cast<int>(Lane::kQuery)];
+  const LaneState& documents = lanes_[static_cast<int>(Lane::kDocument)];
+  if (!queries.units.empty()) return false;
+  return documents.units.size() < Scheduler::kDocumentUnits || scheduler_->QueryWaiting();
 }
 
 void Engine::WaitForWork(uint64_t seen) {
@@ -163,97 +198,113 @@ void Engine::WaitForWork(uint64_t seen) {
   wake_.wait(lock, [&] { return wakes_ != seen || finish_; });
 }
 
+void Engine::Reap(LaneState& lane) {
+  while (!lane.units.empty() && lane.stream->Reached(lane.units.front().end)) {
+    const Unit unit = lane.units.front();
+    const Time now = Clock::now();
+    const Duration busy = lane.stream->Between(unit.begin, unit.end);
+    if (absl::Status status = lane.stream->status(); !status.ok()) {
+      return LoseDevice(lane, status, now);
+    }
+    lane.units.pop_front();
+    unit.run->compute += busy;
+    if (lane.lane == Lane::kDocument) {
+      const double rate = unit.flops / std::max(Seconds(busy), 1e-9);
+      document_flops_per_second_ += kRateWeight * (rate - document_flops_per_second_);
+    }
+    scheduler_->Charge(lane.lane, busy, now);
+    if (unit.last) Finish(lane, *unit.run, now);
+  }
+}
+
 void Engine::Begin(Batch batch, Time now) {
-  LaneState& lane = lanes_[static_cast<int>(batch.lane)];
-  lane.batch = std::move(batch);
-  lane.compute = Duration{0};
-  lane.ragged.Clear();
-  for (const Batch::Item& item : lane.batch.items) {
-    lane.ragged.Add(item.job->inputs[item.input]);
+  LaneState& lane = this->lane(batch.lane);
+  Run& run = *std::find_if(lane.runs.begin(), lane.runs.end(),
+                           [](const Run& run) { return run.batch.items.empty(); });
+  run.batch = std::move(batch);
+  run.compute = Duration{0};
+  run.ragged.Clear();
+  for (const Batch::Item& item : run.batch.items) {
+    run.ragged.Add(item.job->inputs[item.input]);
   }
-  lane.batch.format = &lane.forward->format();
-  lane.batch.device = options_.device;
-  const bool documents = lane.batch.lane == Lane::kDocument;
-  const int64_t rows =
-      documents ? UnitRows(lane.ragged) : lane.forward->backend().document_unit.most;
-  if (absl::Status status = lane.pass->Begin(lane.ragged, rows); !status.ok()) {
+  run.batch.format = &lane.forward->format();
+  run.batch.device = options_.device;
+  const int64_t rows = lane.lane == Lane::kDocument ? UnitRows(run.ragged)
+                                                    : lane.forward->backend().document_unit.most;
+  if (absl::Status status = run.pass->Begin(run.ragged, rows); !status.ok()) {
     if (observer_ != nullptr) observer_->OnDeviceError(options_.device, status);
-    Fail(lane, status, now);
-  } else if (documents) {
-    RunDocumentUnit();
+    Fail(lane, run, status, now);
   } else {
-    RunQueries();
+    lane.running = &run;
+    Submit(lane);
   }
 }
 
-void Engine::RunDocumentUnit() {
-  LaneState& lane = lanes_[static_cast<int>(Lane::kDocument)];
-  const double flops = lane.pass->NextUnitFlops();
-  const Time begin = Clock::now();
-  lane.pass->RunUnit();
-  const absl::Status status = stream_->Finish();
-  const Time end = Clock::now();
-  lane.compute += end - begin;
-  const double rate = flops / std::max(Seconds(end - begin), 1e-9);
-  document_flops_per_second_ += kRateWeight * (rate - document_flops_per_second_);
-  scheduler_->Charge(Lane::kDocument, end - begin, end);
-  if (!status.ok()) {
-    LoseDevice(lane, status, end);
-  } else if (!lane.pass->running()) {
-    Finish(lane, end);
+// The next unit of documents, or a whole batch of queries.
+void Engine::Submit(LaneState& lane) {
+  Run& run = *lane.running;
+  Unit unit;
+  unit.run = &run;
+  // A unit begins when the one before it ends.
+  unit.begin = lane.units.empty() ? lane.stream->Mark() : lane.units.back().end;
+  if (lane.lane == Lane::kDocument) {
+    unit.flops = run.pass->NextUnitFlops();
+    run.pass->RunUnit();
+  } else {
+    while (run.pass->running()) run.pass->RunUnit();
   }
+  unit.end = lane.stream->Mark();
+  unit.last = !run.pass->running();
+  lane.units.push_back(unit);
+  if (unit.last) lane.running = nullptr;
 }
 
-void Engine::RunQueries() {
-  LaneState& lane = lanes_[static_cast<int>(Lane::kQuery)];
-  const Time begin = Clock::now();
-  while (lane.pass->running()) lane.pass->RunUnit();
-  const absl::Status status = stream_->Finish();
-  const Time end = Clock::now();
-  lane.compute = end - begin;
-  scheduler_->Charge(Lane::kQuery, end - begin, end);
-  if (!status.ok()) return LoseDevice(lane, status, end);
-  Finish(lane, end);
-}
-
-void Engine::Finish(LaneState& lane, Time now) {
+void Engine::Finish(LaneState& lane, Run& run, Time now) {
   const int64_t hidden = lane.forward->spec().hidden;
-  const float* pooled = lane.pass->pooled();
+  const float* pooled = run.pass->pooled();
   BatchReport report;
-  for (size_t i = 0; i < lane.batch.items.size(); ++i) {
-    const Batch::Item& item = lane.batch.items[i];
+  for (size_t i = 0; i < run.batch.items.size(); ++i) {
+    const Batch::Item& item = run.batch.items[i];
     const float* row = pooled + static_cast<int64_t>(i) * hidden;
     if (!Finite(row, hidden)) {
       ++report.nonfinite_outputs;
-      lane.batch.statuses.resize(lane.batch.items.size());
-      lane.batch.statuses[i] = absl::InternalError(
+      run.batch.statuses.resize(run.batch.items.size());
+      run.batch.statuses[i] = absl::InternalError(
           absl::StrCat("the model's output for inputs[", item.input, "] is not finite"));
     }
     std::copy(row, row + hidden,
               item.job->vectors.begin() + static_cast<int64_t>(item.input) * hidden);
   }
-  report.lane = lane.batch.lane;
+  report.lane = run.batch.lane;
   report.format = &lane.forward->format();
   report.device = options_.device;
-  report.inputs = lane.ragged.sequences();
-  report.tokens = lane.ragged.tokens();
-  report.compute_seconds = Seconds(lane.compute);
-  report.flops = lane.forward->BatchFlops(lane.ragged);
+  report.inputs = run.ragged.sequences();
+  report.tokens = run.ragged.tokens();
+  report.compute_seconds = Seconds(run.compute);
+  report.flops = lane.forward->BatchFlops(run.ragged);
   if (observer_ != nullptr) observer_->OnBatch(report);
 
-  Complete(scheduler_->Finish(lane.batch, absl::OkStatus(), lane.compute, now));
-  lane.batch = Batch();
+  Complete(scheduler_->Finish(run.batch, absl::OkStatus(), run.compute, now));
+  run.batch = Batch();
 }
 
-void Engine::Fail(LaneState& lane, const absl::Status& status, Time now) {
-  Complete(scheduler_->Finish(lane.batch, status, lane.compute, now));
-  lane.batch = Batch();
+void Engine::Fail(LaneState& lane, Run& run, const absl::Status& status, Time now) {
+  if (lane.running == &run) lane.running = nullptr;
+  run.pass->Abandon();
+  Complete(scheduler_->Finish(run.batch, status, run.compute, now));
+  run.batch = Batch();
+}
+
+void Engine::FailAll(LaneState& lane, const absl::Status& status, Time now) {
+  lane.units.clear();
+  for (Run& run : lane.runs) {
+    if (!run.batch.items.empty()) Fail(lane, run, status, now);
+  }
 }
 
 void Engine::LoseDevice(LaneState& lane, const absl::Status& status, Time now) {
   if (observer_ != nullptr) observer_->OnDeviceError(options_.device, status);
-  lane.pass->Abandon();
-  Fail(lane, status, now);
+  FailAll(lane, status, now);
 }
 
 void Engine::Complete(std::vector<std::shared_ptr<Job>> jobs) {

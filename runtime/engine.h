@@ -1,10 +1,17 @@
 // One device's thread: takes batches from the scheduler, runs them unit by unit, hands finished
 // jobs to the completion thread. It never serializes or finishes a call itself.
+//
+// A device may compute later than it is told to. It then has one document unit that runs and one
+// that is queued, the second of which may be the first of the next batch, made ready meanwhile; a
+// query waits for at most these, since none is added while a query waits or runs. Marks in the
+// stream tell when work is done and how long it took. A device that computes at once, a CPU, has
+// done each unit by the time it was submitted.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -24,7 +31,7 @@ class Engine {
  public:
   struct Options {
     std::string device;                    // "cpu", for reports; jobs point to it
-    std::chrono::microseconds step{1000};  // longest document unit, by measured rate
+    std::chrono::microseconds step{1000};  // longest document unit, by measured device time
   };
 
   // The forwards (one a lane), stream, scheduler, completion and observer (may be null) outlive
@@ -49,30 +56,51 @@ class Engine {
   int64_t workspace_bytes() const;
 
  private:
-  struct LaneState {
-    const Forward* forward = nullptr;
+  // A batch from its Begin until its rows are with their jobs.
+  struct Run {
     std::unique_ptr<ForwardPass> pass;
-    Batch batch;
+    Batch batch;  // without items: free for the next
     RaggedBatch ragged;
     Duration compute{0};
+  };
+  // Work given to the device: a document unit, or all of a query batch.
+  struct Unit {
+    Run* run = nullptr;
+    uint64_t begin = 0, end = 0;  // marks of the lane's stream
+    double flops = 0;
+    bool last = false;  // of its batch
+  };
+  struct LaneState {
+    Lane lane = Lane::kQuery;
+    const Forward* forward = nullptr;
+    Stream* stream = nullptr;
+    std::vector<Run> runs;
+    Run* running = nullptr;  // its pass has units left
+    std::deque<Unit> units;  // not yet reaped, in order
   };
 
   Engine(Options options, std::unique_ptr<Stream> stream, Scheduler* scheduler,
          CompletionThread* completion, Observer* observer);
+  LaneState& lane(Lane lane) { return lanes_[static_cast<int>(lane)]; }
   void Calibrate();
   void Loop();
+  // Acts on what the device has done since.
+  void Reap(LaneState& lane);
+  bool MayFindWork() const;
   void Begin(Batch batch, Time now);
-  void RunDocumentUnit();
-  void RunQueries();
-  void Finish(LaneState& lane, Time now);
-  void Fail(LaneState& lane, const absl::Status& status, Time now);
-  // The stream failed and stays so: this batch's calls end UNAVAILABLE, and so will the next.
+  void Submit(LaneState& lane);
+  void Finish(LaneState& lane, Run& run, Time now);
+  void Fail(LaneState& lane, Run& run, const absl::Status& status, Time now);
+  // Every batch begun on the lane ends with `status`.
+  void FailAll(LaneState& lane, const absl::Status& status, Time now);
+  // The stream failed and stays so: the calls of its batches end UNAVAILABLE, and so will the next.
   void LoseDevice(LaneState& lane, const absl::Status& status, Time now);
   void Complete(std::vector<std::shared_ptr<Job>> jobs);
   void WaitForWork(uint64_t seen);
 
   const Options options_;
   const std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Stream> urgent_;  // of the query lane, unless both share stream_
   Scheduler* const scheduler_;
   CompletionThread* const completion_;
   Observer* const observer_;

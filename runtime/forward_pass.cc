@@ -33,26 +33,38 @@ void* At(const Buffer& buffer, int64_t elements, Element element) {
 
 }  // namespace
 
-ForwardPass::ForwardPass(const Forward& forward, Lane lane, Stream& stream)
+ForwardPass::ForwardPass(const Forward& forward, const AttentionKernel& attention, Stream& stream,
+                         std::shared_ptr<Workspace> workspace)
     : forward_(forward),
-      attention_(forward.attention_[lane]),
+      attention_(attention),
       stream_(stream),
       element_(forward.backend().hidden(forward.format())),
+      workspace_(std::move(workspace)),
       device_batch_(forward.backend()) {}
 
 absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Create(const Forward& forward, Lane lane,
                                                                  Stream& stream,
                                                                  int64_t max_tokens) {
-  std::unique_ptr<ForwardPass> pass(new ForwardPass(forward, lane, stream));
-  pass->slots_.resize(stream.slots());
+  std::unique_ptr<ForwardPass> pass(
+      new ForwardPass(forward, forward.attention_[lane], stream, std::make_shared<Workspace>()));
+  pass->workspace_->slots.resize(stream.slots());
   if (absl::Status status = pass->Reserve(max_tokens, kLeastBlockRows); !status.ok()) return status;
   return pass;
 }
 
+std::unique_ptr<ForwardPass> ForwardPass::Alternate() const {
+  return std::unique_ptr<ForwardPass>(new ForwardPass(forward_, attention_, stream_, workspace_));
+}
+
 absl::Status ForwardPass::Reserve(int64_t tokens, int64_t block_rows) {
+  Workspace& workspace = *workspace_;
+  if (tokens <= workspace.tokens && block_rows <= workspace.slots.back().rows) {
+    return absl::OkStatus();
+  }
+  // The work before may still use what is given back.
+  absl::Status status = stream_.Finish();
   const ModelSpec& spec = forward_.spec();
   const Backend& backend = forward_.backend();
-  absl::Status status;
   const auto allocate = [&](Buffer* buffer, int64_t bytes) {
     if (!status.ok()) return;
     absl::StatusOr<Buffer> allocated = backend.allocate(bytes);
@@ -62,20 +74,20 @@ absl::Status ForwardPass::Reserve(int64_t tokens, int64_t block_rows) {
       status = allocated.status();
     }
   };
-  if (tokens > capacity_) {
-    allocate(&hidden_, tokens * spec.hidden * ElementBytes(element_));
+  if (tokens > workspace.tokens) {
+    allocate(&workspace.hidden, tokens * spec.hidden * ElementBytes(element_));
     if (!spec.layers.empty()) {
       const int64_t n = spec.layers.front().query_key_value.shape.n;
-      for (Buffer& buffer : query_key_value_) {
+      for (Buffer& buffer : workspace.query_key_value) {
         allocate(&buffer, tokens * n * ElementBytes(attention_.input));
       }
     }
-    capacity_ = status.ok() ? tokens : 0;
+    workspace.tokens = status.ok() ? tokens : 0;
   }
   const int64_t widest = std::max(spec.hidden, spec.intermediate);
   const int64_t scale_groups = (widest + kScaleColumns - 1) / kScaleColumns;
   block_rows = (block_rows + kSlotRows - 1) / kSlotRows * kSlotRows;
-  for (Slot& slot : slots_) {
+  for (Slot& slot : workspace.slots) {
     if (slot.rows >= block_rows) continue;
     // Widest element each may hold: the row a plan picks decides at run time.
     allocate(&slot.input, block_rows * widest * sizeof(float));
@@ -96,18 +108,15 @@ absl::Status ForwardPass::Reserve(int64_t tokens, int64_t block_rows) {
 absl::Status ForwardPass::ReservePooled(int64_t sequences) {
   const int64_t bytes = sequences * forward_.spec().hidden * static_cast<int64_t>(sizeof(float));
   if (bytes <= pooled_.bytes()) return absl::OkStatus();
-  absl::StatusOr<Buffer> device = forward_.backend().allocate(bytes);
-  if (!device.ok()) return device.status();
-  absl::StatusOr<Buffer> host = forward_.backend().allocate_host(bytes);
-  if (!host.ok()) return host.status();
-  pooled_ = *std::move(device);
-  pooled_host_ = *std::move(host);
+  absl::StatusOr<Buffer> pooled = forward_.backend().allocate_host(bytes);
+  if (!pooled.ok()) return pooled.status();
+  pooled_ = *std::move(pooled);
   return absl::OkStatus();
 }
 
 absl::Status ForwardPass::Begin(const RaggedBatch& batch, int64_t unit_rows) {
   const int64_t tokens = batch.tokens();
-  const int64_t slots = static_cast<int64_t>(slots_.size());
+  const int64_t slots = std::ssize(workspace_->slots);
   if (tokens < kLeastBlockRows * slots || slots == 1) {
     block_rows_ = slots == 1 ? std::min(std::max(unit_rows, kLeastBlockRows), tokens) : tokens;
     blocks_a_unit_ = 1;
@@ -131,11 +140,21 @@ absl::Status ForwardPass::Begin(const RaggedBatch& batch, int64_t unit_rows) {
   return absl::OkStatus();
 }
 
+double ForwardPass::QueryKeyValueFlops(int layer) const {
+  const LinearShape shape = forward_.layers_[layer].query_key_value.packed.shape();
+  return 2.0 * static_cast<double>(shape.n * shape.k);
+}
+
 double ForwardPass::NextUnitFlops() const {
+  const double tokens = static_cast<double>(batch_->tokens());
   const int64_t rows = std::min(block_rows_ * blocks_a_unit_, batch_->tokens() - next_row_);
-  const double stages = static_cast<double>(forward_.layers_.size());
-  return forward_.BatchFlops(*batch_) / stages * static_cast<double>(rows) /
-         static_cast<double>(batch_->tokens());
+  const double layers = static_cast<double>(forward_.layers_.size());
+  double flops = 0;  // of the stage, for all rows
+  if (stage_ < layers) flops += QueryKeyValueFlops(stage_) * tokens;
+  if (stage_ > 0) {
+    flops += forward_.BatchFlops(*batch_) / layers - QueryKeyValueFlops(stage_ - 1) * tokens;
+  }
+  return flops * static_cast<double>(rows) / tokens;
 }
 
 void ForwardPass::RunUnit() {
@@ -144,7 +163,8 @@ void ForwardPass::RunUnit() {
       std::min(blocks_a_unit_, (tokens - next_row_ + block_rows_ - 1) / block_rows_);
   stream_.ForEachBlock(blocks, [&](int64_t block, int slot, Stream& inner) {
     const int64_t begin = next_row_ + block * block_rows_;
-    RunBlock(stage_, {begin, std::min(begin + block_rows_, tokens)}, slots_[slot], inner);
+    RunBlock(stage_, {begin, std::min(begin + block_rows_, tokens)}, workspace_->slots[slot],
+             inner);
   });
   next_row_ = std::min(tokens, next_row_ + blocks * block_rows_);
   if (next_row_ == tokens) {
@@ -170,7 +190,7 @@ void ForwardPass::RunBlock(int stage, Rows rows, Slot& slot, Stream& stream) {
 
 Matrix ForwardPass::Hidden(int64_t row) const {
   const int64_t hidden = forward_.spec().hidden;
-  return {At(hidden_, row * hidden, element_), hidden, element_};
+  return {At(workspace_->hidden, row * hidden, element_), hidden, element_};
 }
 
 Matrix ForwardPass::EncodedInput(Element element, int64_t columns, const Slot& slot) const {
@@ -233,7 +253,7 @@ void ForwardPass::MakeQueryKeyValue(int layer, const Matrix& input, Rows rows, S
   LinearArgs args;
   args.rows = rows.count();
   args.input = input;
-  args.output = {At(query_key_value_[layer % 2], rows.begin * n, element), n, element};
+  args.output = {At(workspace_->query_key_value[layer % 2], rows.begin * n, element), n, element};
   args.epilogue.bias = linear.bias.as<float>();
   linear.packed.Run(args, stream);
 }
@@ -247,7 +267,7 @@ Matrix ForwardPass::RunAttention(int layer, Rows rows, Slot& slot, Stream& strea
   const Element produced = attention_.output(wanted);
 
   AttentionArgs attention;
-  const Buffer& query_key_value = query_key_value_[layer % 2];
+  const Buffer& query_key_value = workspace_->query_key_value[layer % 2];
   attention.q = At(query_key_value, 0, attention_.input);
   attention.k = At(query_key_value, width, attention_.input);
   attention.v = At(query_key_value, width + key_width, attention_.input);
@@ -314,14 +334,12 @@ void ForwardPass::Pool() {
                          .columns = spec.hidden,
                          .output = pooled_.as<float>()};
   (spec.pooling == Pooling::kMean ? rows.mean_pool : rows.first_pool)(args, stream_);
-  stream_.Download(pooled_host_.as<void>(), pooled_.as<void>(),
-                   args.sequences * args.columns * static_cast<int64_t>(sizeof(float)));
 }
 
-int64_t ForwardPass::bytes() const {
-  int64_t bytes = hidden_.bytes() + query_key_value_[0].bytes() + query_key_value_[1].bytes() +
-                  pooled_.bytes() + device_batch_.bytes();
-  for (const Slot& slot : slots_) {
+int64_t ForwardPass::workspace_bytes() const {
+  int64_t bytes = workspace_->hidden.bytes() + workspace_->query_key_value[0].bytes() +
+                  workspace_->query_key_value[1].bytes();
+  for (const Slot& slot : workspace_->slots) {
     for (const Buffer* buffer : {&slot.input, &slot.input_scales, &slot.input_sums, &slot.context,
                                  &slot.product, &slot.up, &slot.up_scales, &slot.up_sums}) {
       bytes += buffer->bytes();

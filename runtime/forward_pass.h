@@ -24,6 +24,10 @@ class ForwardPass {
   // A workspace for a lane's batches up to `max_tokens` tokens; larger batches grow it.
   static absl::StatusOr<std::unique_ptr<ForwardPass>> Create(const Forward& forward, Lane lane,
                                                              Stream& stream, int64_t max_tokens);
+  // Another pass of the same forward on the same stream and workspace, so that the next batch is
+  // made ready and queued while the device computes this one: a pass begins only when the other is
+  // not running().
+  std::unique_ptr<ForwardPass> Alternate() const;
 
   // Starts a batch. `unit_rows`: rows of a block, at most; a batch of so few rows that the stream's
   // slots would not each get a worthwhile block runs as one block on the whole stream.
@@ -38,9 +42,9 @@ class ForwardPass {
   void Abandon() { running_ = false; }
   // The batch pooled, [sequences, hidden], not normalized, f32: once the stream has done the last
   // unit's work, until the next Begin.
-  const float* pooled() const { return pooled_host_.as<float>(); }
+  const float* pooled() const { return pooled_.as<float>(); }
 
-  int64_t bytes() const;
+  int64_t workspace_bytes() const;
 
  private:
   struct Slot {                              // scratch of one block at a time
@@ -50,14 +54,22 @@ class ForwardPass {
     Buffer up, up_scales, up_sums;           // [rows, intermediate], as `down` reads it
     int64_t rows = 0;
   };
+  struct Workspace {
+    Buffer hidden;              // [tokens, hidden], the residual stream
+    Buffer query_key_value[2];  // [tokens, n], even and odd layers
+    int64_t tokens = 0;
+    std::vector<Slot> slots;
+  };
   struct Rows {
     int64_t begin = 0, end = 0;
     int64_t count() const { return end - begin; }
   };
 
-  ForwardPass(const Forward& forward, Lane lane, Stream& stream);
+  ForwardPass(const Forward& forward, const AttentionKernel& attention, Stream& stream,
+              std::shared_ptr<Workspace> workspace);
   absl::Status Reserve(int64_t tokens, int64_t block_rows);
   absl::Status ReservePooled(int64_t sequences);
+  double QueryKeyValueFlops(int layer) const;  // of a token
   void RunBlock(int stage, Rows rows, Slot& slot, Stream& stream);
   // These return what the next product reads, encoded by the norm before it.
   Matrix Embed(Rows rows, const PackedLinear& next, Slot& slot, Stream& stream);
@@ -81,12 +93,9 @@ class ForwardPass {
   Stream& stream_;
   const Element element_;  // of hidden states
   const RaggedBatch* batch_ = nullptr;
+  const std::shared_ptr<Workspace> workspace_;
   DeviceBatch device_batch_;
-  Buffer hidden_;                // [tokens, hidden], the residual stream
-  Buffer query_key_value_[2];    // [tokens, n], even and odd layers
-  Buffer pooled_, pooled_host_;  // f32 [sequences, hidden]
-  std::vector<Slot> slots_;
-  int64_t capacity_ = 0;    // tokens
+  Buffer pooled_;           // host memory, f32 [sequences, hidden]
   int64_t block_rows_ = 0;  // rows of a block in this batch
   int64_t blocks_a_unit_ = 1;
   int stage_ = 0;

@@ -260,15 +260,17 @@ bool Scheduler::DocumentTurn() const {
          document_credit_seconds_ + kCreditSlackSeconds >= document_unit_seconds_;
 }
 
-Decision Scheduler::Next(bool document_running, Time now) {
+Decision Scheduler::Next(bool document_running, Time now, int units_in_flight) {
   std::unique_lock<std::mutex> lock(mutex_);
   Decision decision;
   for (Queue& queue : queues_) DropDead(&queue, now, &decision.dropped);
   const bool query = !queue(Lane::kQuery).jobs.empty();
   const bool document = document_running || !queue(Lane::kDocument).jobs.empty();
-  if (query && !(document && DocumentTurn())) {
+  if (query && !(document && DocumentTurn() && units_in_flight == 0)) {
     decision.step = Decision::Step::kBegin;
     decision.batch = TakeBatch(Lane::kQuery, now, &decision.dropped);
+  } else if (units_in_flight >= kDocumentUnits) {
+    decision.step = Decision::Step::kIdle;
   } else if (document_running) {
     decision.step = Decision::Step::kContinue;
   } else if (document) {

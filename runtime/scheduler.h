@@ -120,9 +120,13 @@ class Scheduler {
   // left; kContinue then means: run its next unit. Queries come first, except that documents keep
   // document_min_share of the device while both lanes have work: each second of query work earns
   // them share / (1 - share) seconds, and a document unit goes before a waiting query once a whole
-  // unit is earned. Batches take inputs strictly in the order of Submit. A job cancelled or expired
-  // is never put into a batch; wherever it stands in the queue it is dropped within 10 ms of calls.
-  Decision Next(bool document_running, Time now);
+  // unit is earned. A device that computes later is given at most kDocumentUnits of them: one runs,
+  // one is queued. `units_in_flight` were given to it and are not yet charged: while there are any,
+  // no unit goes before a waiting query. Batches take inputs strictly in the order of Submit. A job
+  // cancelled or expired is never put into a batch; wherever it stands in the queue it is dropped
+  // within 10 ms of calls.
+  static constexpr int kDocumentUnits = 2;
+  Decision Next(bool document_running, Time now, int units_in_flight = 0);
   // True if a query waits that Next would prefer to a document unit now (or drop). Cheap, no lock:
   // called between units.
   bool QueryWaiting() const;

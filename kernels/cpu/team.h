@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
@@ -39,8 +40,16 @@ class Team final : public Stream {
   void ForEachTask(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) override {
     Run(tasks, [&](int64_t task, int) { body(task); });
   }
-  uint64_t Mark() override { return 0; }
+  uint64_t Mark() override {
+    ++marked_;
+    marks_[marked_ % kMarks] = std::chrono::steady_clock::now();
+    return marked_;
+  }
   bool Reached(uint64_t) override { return true; }
+  std::chrono::nanoseconds Between(uint64_t from, uint64_t to) override {
+    return marks_[to % kMarks] - marks_[from % kMarks];
+  }
+  absl::Status status() const override { return absl::OkStatus(); }
   absl::Status Finish() override { return absl::OkStatus(); }
 
   // Calls body(task, thread) for every task in [0, tasks), each once, on some thread of the team
@@ -59,6 +68,8 @@ class Team final : public Stream {
 
   const int threads_;
   std::vector<std::thread> workers_;
+  uint64_t marked_ = 0;
+  std::chrono::steady_clock::time_point marks_[kMarks];  // of mark m at m % kMarks
 
   // The loop that is running. Written only while no task is left untaken or unfinished, read only
   // by a thread that has taken a task of it.

@@ -16,13 +16,21 @@ constexpr int64_t kLeastWorkspace = int64_t{32} << 20;  // what cuBLASLt asks fo
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Stream>> CudaStream::Open(int device) {
+  return Open(device, /*urgent=*/false);
+}
+
+absl::StatusOr<std::unique_ptr<Stream>> CudaStream::Open(int device, bool urgent) {
   if (absl::Status status = CheckDevice(device); !status.ok()) return status;
   std::unique_ptr<CudaStream> stream(new CudaStream(device));
-  if (absl::Status status = stream->Initialize(); !status.ok()) return status;
+  if (absl::Status status = stream->Initialize(urgent); !status.ok()) return status;
   return stream;
 }
 
-absl::Status CudaStream::Initialize() {
+absl::StatusOr<std::unique_ptr<Stream>> CudaStream::OpenUrgent() {
+  return Open(device_, /*urgent=*/true);
+}
+
+absl::Status CudaStream::Initialize(bool urgent) {
   if (absl::Status status = ToStatus(cudaSetDevice(device_), "cudaSetDevice"); !status.ok()) {
     return status;
   }
@@ -38,9 +46,18 @@ absl::Status CudaStream::Initialize() {
   cublaslt_ = *cublaslt;
   cudaError_t error =
       cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device_);
-  if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
+  int least_priority = 0, greatest_priority = 0;
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetStreamPriorityRange(&least_priority, &greatest_priority);
+  }
+  if (error == cudaSuccess) {
+    error = cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking,
+                                         urgent ? greatest_priority : least_priority);
+  }
+  if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking);
+  if (error == cudaSuccess) error = cudaEventCreateWithFlags(&copied_, cudaEventDisableTiming);
   for (cudaEvent_t& event : events_) {
-    if (error == cudaSuccess) error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    if (error == cudaSuccess) error = cudaEventCreate(&event);
   }
   if (error != cudaSuccess) return ToStatus(error, "opening a CUDA stream");
   absl::StatusOr<Buffer> counters = Allocate(kCounters * sizeof(int32_t));
@@ -56,6 +73,8 @@ CudaStream::~CudaStream() {
     cudaStreamSynchronize(stream_);
     cudaStreamDestroy(stream_);
   }
+  if (copies_ != nullptr) cudaStreamDestroy(copies_);
+  if (copied_ != nullptr) cudaEventDestroy(copied_);
   for (cudaEvent_t event : events_) {
     if (event != nullptr) cudaEventDestroy(event);
   }
@@ -109,6 +128,13 @@ void CudaStream::Download(void* host, const void* device, int64_t bytes) {
          "copying from the GPU");
 }
 
+void CudaStream::UploadBeside(void* device, const void* host, int64_t bytes) {
+  Record(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, copies_),
+         "copying to the GPU");
+  Record(cudaEventRecord(copied_, copies_), "cudaEventRecord");
+  Record(cudaStreamWaitEvent(stream_, copied_), "cudaStreamWaitEvent");
+}
+
 uint64_t CudaStream::Mark() {
   ++marked_;
   Record(cudaEventRecord(events_[marked_ % kMarks], stream_), "cudaEventRecord");
@@ -123,6 +149,14 @@ bool CudaStream::Reached(uint64_t mark) {
   Record(error, "running kernels");
   reached_ = mark;
   return true;
+}
+
+std::chrono::nanoseconds CudaStream::Between(uint64_t from, uint64_t to) {
+  if (failed()) return std::chrono::nanoseconds(0);
+  float milliseconds = 0;
+  Record(cudaEventElapsedTime(&milliseconds, events_[from % kMarks], events_[to % kMarks]),
+         "cudaEventElapsedTime");
+  return std::chrono::nanoseconds(static_cast<int64_t>(milliseconds * 1e6));
 }
 
 absl::Status CudaStream::Finish() {

@@ -51,25 +51,29 @@ class CudaStream final : public Stream {
   void ForEachTask(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) override;
   void Upload(void* device, const void* host, int64_t bytes) override;
   void Download(void* host, const void* device, int64_t bytes) override;
+  void UploadBeside(void* device, const void* host, int64_t bytes) override;
   uint64_t Mark() override;
   bool Reached(uint64_t mark) override;
+  std::chrono::nanoseconds Between(uint64_t from, uint64_t to) override;
+  absl::Status status() const override { return status_; }
   absl::Status Finish() override;
+  absl::StatusOr<std::unique_ptr<Stream>> OpenUrgent() override;
   void Bind() override;
 
  private:
   explicit CudaStream(int device) : device_(device) {}
-  absl::Status Initialize();
-
-  // Marks not yet seen reached lie in a ring of events.
-  static constexpr uint64_t kMarks = 8;
+  static absl::StatusOr<std::unique_ptr<Stream>> Open(int device, bool urgent);
+  absl::Status Initialize(bool urgent);
 
   const int device_;
   std::string processor_;
   int multiprocessors_ = 0;
   cudaStream_t stream_ = nullptr;
-  cudaEvent_t events_[kMarks] = {};
-  uint64_t marked_ = 0;   // the last mark made
-  uint64_t reached_ = 0;  // all up to this one are reached
+  cudaStream_t copies_ = nullptr;    // of UploadBeside
+  cudaEvent_t copied_ = nullptr;     // the last of them
+  cudaEvent_t events_[kMarks] = {};  // of mark m at m % kMarks
+  uint64_t marked_ = 0;              // the last mark made
+  uint64_t reached_ = 0;             // all up to this one are reached
   Buffer workspace_;
   Buffer counters_;
   const CublasLt* cublaslt_ = nullptr;

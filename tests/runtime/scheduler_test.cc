@@ -253,6 +253,33 @@ TEST_F(SchedulerTest, AQueryGoesBetweenTheUnitsOfADocumentBatch) {
   EXPECT_EQ(scheduler->Next(true, now).step, Step::kContinue);
 }
 
+TEST_F(SchedulerTest, OneUnitRunsAndOneIsQueuedUnlessAQueryWaits) {
+  Submit(kDocument, {5});
+  Begin(kDocument);
+  EXPECT_EQ(scheduler->Next(true, now, 1).step, Step::kContinue);
+  EXPECT_EQ(scheduler->Next(true, now, 2).step, Step::kIdle);
+  for (const int units_in_flight : {1, 2}) {
+    auto query = Submit(kQuery, {5});
+    const Decision decision = scheduler->Next(true, now, units_in_flight);
+    EXPECT_THAT(Items(decision.batch), ElementsAre(Pair(query.get(), 0u)));
+  }
+}
+
+TEST_F(SchedulerTest, AUnitInFlightIsTheDocumentsTurn) {
+  Submit(kDocument, {5});
+  Begin(kDocument);
+  Run(kDocument, milliseconds(1));
+  for (int i = 0; i < 4; ++i) {
+    Submit(kQuery, {5});
+    const Batch batch = Begin(kQuery, true);
+    Run(kQuery, milliseconds(1));
+    Finish(batch);
+  }
+  auto query = Submit(kQuery, {5});
+  EXPECT_EQ(scheduler->Next(true, now).step, Step::kContinue);
+  EXPECT_THAT(Items(scheduler->Next(true, now, 1).batch), ElementsAre(Pair(query.get(), 0u)));
+}
+
 TEST_F(SchedulerTest, DocumentsEarnAWholeUnitBeforeTheyGoFirst) {
   Submit(kDocument, {5});
   Begin(kDocument);
