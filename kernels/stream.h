@@ -53,6 +53,21 @@ class Stream {
   // Waits for all work, then as status().
   virtual absl::Status Finish() = 0;
 
+  // Work recorded once, to be given to the device as one piece again and again.
+  class Graph {
+   public:
+    virtual ~Graph() = default;
+  };
+  // Whether the device gains by it. Otherwise the two below are not called.
+  virtual bool captures() const { return false; }
+  // Records what `body` gives this stream, which is not done now. `body` has run here before, only
+  // gives work (no marks, nothing waited for), and its memory lives as long as the graph.
+  virtual absl::StatusOr<std::unique_ptr<Graph>> Capture(absl::FunctionRef<void()> body) {
+    body();
+    return nullptr;
+  }
+  virtual void Replay(Graph&) {}
+
   // Calls body(task) for every task in [0, tasks), each once, spread over the host's processors:
   // for work on the host, at load. Bodies may allocate on the device.
   virtual void ForEachTask(int64_t tasks, absl::FunctionRef<void(int64_t task)> body) = 0;

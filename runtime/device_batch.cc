@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 
 namespace octavo {
 namespace {
@@ -18,39 +19,74 @@ int64_t Take(int64_t count, int64_t* end) {
 
 }  // namespace
 
-absl::Status DeviceBatch::Load(const RaggedBatch& batch, int64_t block_rows, int query_tile,
-                               Stream& stream) {
-  block_rows_ = std::max<int64_t>(block_rows, 1);
-  cut_.clear();
-  block_tiles_.assign(1, 0);
-  if (query_tile > 0) CutTiles(batch, query_tile);
+absl::Status DeviceBatch::Lay(int64_t tokens, int64_t sequences, int64_t tiles) {
+  used_ = 0;
+  Take<int32_t>(1, &used_);  // the count of tokens
+  ids_ = Take<int32_t>(tokens, &used_);
+  positions_ = Take<int32_t>(tokens, &used_);
+  offsets_ = Take<int32_t>(sequences + 1, &used_);
+  tiles_ = Take<AttentionTile>(tiles, &used_);
+  if (used_ <= device_.bytes()) return absl::OkStatus();
+  absl::StatusOr<Buffer> device = backend_.allocate(used_);
+  if (!device.ok()) return device.status();
+  absl::StatusOr<Buffer> host = backend_.allocate_host(used_);
+  if (!host.ok()) return host.status();
+  device_ = *std::move(device);
+  host_ = *std::move(host);
+  return absl::OkStatus();
+}
 
-  int64_t bytes = 0;
-  ids_ = Take<int32_t>(std::ssize(batch.ids), &bytes);
-  positions_ = Take<int32_t>(std::ssize(batch.positions), &bytes);
-  offsets_ = Take<int32_t>(std::ssize(batch.offsets), &bytes);
-  tiles_ = Take<AttentionTile>(std::ssize(cut_), &bytes);
-  if (bytes > device_.bytes()) {
-    absl::StatusOr<Buffer> device = backend_.allocate(bytes);
-    if (!device.ok()) return device.status();
-    absl::StatusOr<Buffer> host = backend_.allocate_host(bytes);
-    if (!host.ok()) return host.status();
-    device_ = *std::move(device);
-    host_ = *std::move(host);
-  }
+void DeviceBatch::Put(const RaggedBatch& batch) {
   const auto put = [&](int64_t at, const auto& values) {
     if (values.empty()) return;  // data() may be null, which memcpy must not be given
     std::memcpy(host_.as<uint8_t>() + at, values.data(), values.size() * sizeof(values[0]));
   };
+  *host_.as<int32_t>() = static_cast<int32_t>(batch.tokens());
   put(ids_, batch.ids);
   put(positions_, batch.positions);
   put(offsets_, batch.offsets);
   put(tiles_, cut_);
-  stream.UploadBeside(device_.as<void>(), host_.as<void>(), bytes);
+}
+
+absl::Status DeviceBatch::Load(const RaggedBatch& batch, int64_t block_rows, int query_tile,
+                               Stream& stream) {
+  block_rows_ = std::max<int64_t>(block_rows, 1);
+  CutTiles(batch, query_tile);
+  if (absl::Status status = Lay(batch.tokens(), batch.sequences(), std::ssize(cut_));
+      !status.ok()) {
+    return status;
+  }
+  Put(batch);
+  stream.UploadBeside(device_.as<void>(), host_.as<void>(), used_);
   return absl::OkStatus();
 }
 
+absl::Status DeviceBatch::Stage(const RaggedBatch& batch, const BatchBounds& bounds,
+                                int query_tile) {
+  block_rows_ = bounds.tokens;
+  CutTiles(batch, query_tile);
+  // A sequence has a tile that is not full.
+  const int64_t tiles = query_tile > 0 ? bounds.sequences + bounds.tokens / query_tile : 0;
+  if (absl::Status status = Lay(bounds.tokens, bounds.sequences, tiles); !status.ok()) {
+    return status;
+  }
+  cut_.resize(tiles);
+  block_tiles_.back() = tiles;
+  Put(batch);
+  int32_t* const offsets = reinterpret_cast<int32_t*>(host_.as<uint8_t>() + offsets_);
+  std::fill(offsets + batch.sequences() + 1, offsets + bounds.sequences + 1,
+            static_cast<int32_t>(batch.tokens()));
+  return absl::OkStatus();
+}
+
+void DeviceBatch::Upload(Stream& stream) const {
+  stream.Upload(device_.as<void>(), host_.as<void>(), used_);
+}
+
 void DeviceBatch::CutTiles(const RaggedBatch& batch, int query_tile) {
+  cut_.clear();
+  block_tiles_.assign(1, 0);
+  if (query_tile == 0) return;
   int64_t sequence = 0;
   for (int64_t begin = 0; begin < batch.tokens(); begin += block_rows_) {
     const int64_t end = std::min(begin + block_rows_, batch.tokens());
@@ -65,9 +101,12 @@ void DeviceBatch::CutTiles(const RaggedBatch& batch, int query_tile) {
                       .queries = static_cast<int32_t>(stop - row)});
       row = stop;
     }
-    std::stable_sort(
-        cut_.begin() + block_tiles_.back(), cut_.end(),
-        [](const AttentionTile& a, const AttentionTile& b) { return a.length > b.length; });
+    // Not a stable sort: that allocates.
+    std::sort(cut_.begin() + block_tiles_.back(), cut_.end(),
+              [](const AttentionTile& a, const AttentionTile& b) {
+                return std::tuple(-a.length, a.first, a.query_begin) <
+                       std::tuple(-b.length, b.first, b.query_begin);
+              });
     block_tiles_.push_back(std::ssize(cut_));
   }
 }

@@ -59,6 +59,9 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
     absl::StatusOr<std::unique_ptr<ForwardPass>> pass =
         ForwardPass::Create(*lane.forward, l, *lane.stream, tokens);
     if (!pass.ok()) return pass.status();
+    if (l == Lane::kQuery) {
+      if (absl::Status status = (*pass)->Record(); !status.ok()) return status;
+    }
     // A document batch can begin while the last unit of the one before runs.
     if (l == Lane::kDocument) lane.runs.push_back({.pass = (*pass)->Alternate()});
     lane.runs.push_back({.pass = *std::move(pass)});

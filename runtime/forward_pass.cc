@@ -24,6 +24,12 @@ int64_t ElementBytes(Element element) {
   }
 }
 
+// Batches whose passes are recorded: up to so many tokens. Every power of two, where plans change
+// rows, and between them what keeps the blocks without work few.
+constexpr int64_t kRecordedTokens[] = {8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512};
+// A query is rarely shorter; batches of more sequences take the next recording.
+constexpr int64_t kTokensOfASequence = 4;
+
 // Values that share a scale of an encoding with scales along a row.
 constexpr int64_t kScaleColumns = 128;
 
@@ -61,8 +67,9 @@ absl::Status ForwardPass::Reserve(int64_t tokens, int64_t block_rows) {
   if (tokens <= workspace.tokens && block_rows <= workspace.slots.back().rows) {
     return absl::OkStatus();
   }
-  // The work before may still use what is given back.
+  // The work before may still use what is given back, and what was recorded always will.
   absl::Status status = stream_.Finish();
+  recordings_.clear();
   const ModelSpec& spec = forward_.spec();
   const Backend& backend = forward_.backend();
   const auto allocate = [&](Buffer* buffer, int64_t bytes) {
@@ -114,7 +121,65 @@ absl::Status ForwardPass::ReservePooled(int64_t sequences) {
   return absl::OkStatus();
 }
 
+absl::Status ForwardPass::Record() {
+  if (!stream_.captures()) return absl::OkStatus();
+  // Nothing that a recording uses may move later.
+  const int64_t capacity = workspace_->tokens;
+  if (absl::Status status = Reserve(capacity, capacity); !status.ok()) return status;
+  if (absl::Status status = ReservePooled(capacity); !status.ok()) return status;
+  const int tile = attention_.query_tile;
+  if (absl::Status status = device_batch_.Stage({}, {capacity, capacity}, tile); !status.ok()) {
+    return status;
+  }
+  for (const int64_t tokens : kRecordedTokens) {
+    if (tokens > capacity) break;
+    bounds_ = {tokens, tokens / kTokensOfASequence};
+    RaggedBatch batch;
+    while (batch.tokens() < tokens) {
+      const int64_t most = forward_.spec().max_tokens;
+      batch.Add(std::vector<int32_t>(std::min(most, tokens - batch.tokens())));
+    }
+    if (absl::Status status = device_batch_.Stage(batch, bounds_, tile); !status.ok()) {
+      return status;
+    }
+    device_rows_ = device_batch_.tokens();
+    const auto pass = [&] {
+      device_batch_.Upload(stream_);
+      for (int stage = 0; stage <= std::ssize(forward_.layers_); ++stage) {
+        RunBlock(stage, {0, bounds_.tokens}, workspace_->slots.front(), stream_);
+      }
+      Pool();
+    };
+    // Once for real: kernels are loaded, scratch grows.
+    pass();
+    if (absl::Status status = stream_.Finish(); !status.ok()) return status;
+    absl::StatusOr<std::unique_ptr<Stream::Graph>> graph = stream_.Capture(pass);
+    if (!graph.ok()) return graph.status();
+    recordings_.push_back({bounds_, *std::move(graph)});
+  }
+  device_rows_ = nullptr;
+  return absl::OkStatus();
+}
+
+const ForwardPass::Recording* ForwardPass::FindRecording(const RaggedBatch& batch) const {
+  for (const Recording& recording : recordings_) {
+    if (batch.tokens() <= recording.bounds.tokens &&
+        batch.sequences() <= recording.bounds.sequences) {
+      return &recording;
+    }
+  }
+  return nullptr;
+}
+
 absl::Status ForwardPass::Begin(const RaggedBatch& batch, int64_t unit_rows) {
+  batch_ = &batch;
+  recording_ = FindRecording(batch);
+  if (recording_ != nullptr) {
+    const absl::Status status =
+        device_batch_.Stage(batch, recording_->bounds, attention_.query_tile);
+    running_ = status.ok();
+    return status;
+  }
   const int64_t tokens = batch.tokens();
   const int64_t slots = std::ssize(workspace_->slots);
   if (tokens < kLeastBlockRows * slots || slots == 1) {
@@ -133,7 +198,7 @@ absl::Status ForwardPass::Begin(const RaggedBatch& batch, int64_t unit_rows) {
       !status.ok()) {
     return status;
   }
-  batch_ = &batch;
+  bounds_ = {tokens, batch.sequences()};
   stage_ = 0;
   next_row_ = 0;
   running_ = tokens > 0;
@@ -146,6 +211,7 @@ double ForwardPass::QueryKeyValueFlops(int layer) const {
 }
 
 double ForwardPass::NextUnitFlops() const {
+  if (recording_ != nullptr) return forward_.BatchFlops(*batch_);
   const double tokens = static_cast<double>(batch_->tokens());
   const int64_t rows = std::min(block_rows_ * blocks_a_unit_, batch_->tokens() - next_row_);
   const double layers = static_cast<double>(forward_.layers_.size());
@@ -158,6 +224,11 @@ double ForwardPass::NextUnitFlops() const {
 }
 
 void ForwardPass::RunUnit() {
+  if (recording_ != nullptr) {
+    stream_.Replay(*recording_->graph);
+    running_ = false;
+    return;
+  }
   const int64_t tokens = batch_->tokens();
   const int64_t blocks =
       std::min(blocks_a_unit_, (tokens - next_row_ + block_rows_ - 1) / block_rows_);
@@ -203,6 +274,7 @@ NormArgs ForwardPass::MakeNorm(const SharedWeights::NormWeights& weights, Rows r
   const ModelSpec& spec = forward_.spec();
   NormArgs norm;
   norm.rows = rows.count();
+  norm.device_rows = device_rows_;
   norm.columns = spec.hidden;
   norm.gain = weights.gain.as<float>();
   norm.bias = weights.bias.as<float>();
@@ -230,6 +302,7 @@ Matrix ForwardPass::AddAndNorm(const Forward::Linear& linear, const Matrix& inpu
   NormArgs norm = MakeNorm(weights, rows, next, slot);
   LinearArgs args;
   args.rows = rows.count();
+  args.device_rows = device_rows_;
   args.input = input;
   args.epilogue.bias = linear.bias.as<float>();
   if (forward_.backend_.product_adds_residual) {
@@ -252,6 +325,7 @@ void ForwardPass::MakeQueryKeyValue(int layer, const Matrix& input, Rows rows, S
   const int64_t n = linear.packed.shape().n;
   LinearArgs args;
   args.rows = rows.count();
+  args.device_rows = device_rows_;
   args.input = input;
   args.output = {At(workspace_->query_key_value[layer % 2], rows.begin * n, element), n, element};
   args.epilogue.bias = linear.bias.as<float>();
@@ -272,13 +346,13 @@ Matrix ForwardPass::RunAttention(int layer, Rows rows, Slot& slot, Stream& strea
   attention.k = At(query_key_value, width, attention_.input);
   attention.v = At(query_key_value, width + key_width, attention_.input);
   attention.stride = width + 2 * key_width;
-  attention.tokens = batch_->tokens();
+  attention.tokens = bounds_.tokens;
   attention.heads = spec.heads;
   attention.key_value_heads = spec.key_value_heads;
   attention.head_size = spec.head_size;
   attention.scale = 1.0f / std::sqrt(static_cast<float>(spec.head_size));
   attention.offsets = device_batch_.offsets();
-  attention.sequences = batch_->sequences();
+  attention.sequences = bounds_.sequences;
   attention.row_begin = rows.begin;
   attention.row_end = rows.end;
   const std::span<const AttentionTile> tiles = device_batch_.tiles(rows.begin);
@@ -294,6 +368,7 @@ Matrix ForwardPass::RunAttention(int layer, Rows rows, Slot& slot, Stream& strea
   Matrix input = {slot.context.as<void>(), width, produced};
   if (produced != wanted) {
     const EncodeArgs encode = {.rows = rows.count(),
+                               .device_rows = device_rows_,
                                .columns = width,
                                .input = input,
                                .output = EncodedInput(wanted, width, slot)};
@@ -310,6 +385,7 @@ Matrix ForwardPass::RunFeedForward(int layer, const Matrix& input, Rows rows,
   const Forward::Layer& weights = forward_.layers_[layer];
   LinearArgs up;
   up.rows = rows.count();
+  up.device_rows = device_rows_;
   up.input = input;
   // The next product's activation encoding is made in this one's epilogue.
   up.output = {slot.up.as<void>(),
@@ -330,7 +406,7 @@ void ForwardPass::Pool() {
   const RowOperations& rows = forward_.backend_.rows;
   const PoolArgs args = {.hidden = Hidden(0),
                          .offsets = device_batch_.offsets(),
-                         .sequences = batch_->sequences(),
+                         .sequences = bounds_.sequences,
                          .columns = spec.hidden,
                          .output = pooled_.as<float>()};
   (spec.pooling == Pooling::kMean ? rows.mean_pool : rows.first_pool)(args, stream_);

@@ -29,6 +29,10 @@ class ForwardPass {
   // not running().
   std::unique_ptr<ForwardPass> Alternate() const;
 
+  // Records whole passes over batches of few tokens, if the stream gains by it: each of these is
+  // then one unit, which only says what the batch is and replays the record. Runs and waits.
+  absl::Status Record();
+
   // Starts a batch. `unit_rows`: rows of a block, at most; a batch of so few rows that the stream's
   // slots would not each get a worthwhile block runs as one block on the whole stream.
   // RESOURCE_EXHAUSTED if the workspace cannot grow.
@@ -60,6 +64,10 @@ class ForwardPass {
     int64_t tokens = 0;
     std::vector<Slot> slots;
   };
+  struct Recording {
+    BatchBounds bounds;
+    std::unique_ptr<Stream::Graph> graph;
+  };
   struct Rows {
     int64_t begin = 0, end = 0;
     int64_t count() const { return end - begin; }
@@ -70,6 +78,7 @@ class ForwardPass {
   absl::Status Reserve(int64_t tokens, int64_t block_rows);
   absl::Status ReservePooled(int64_t sequences);
   double QueryKeyValueFlops(int layer) const;  // of a token
+  const Recording* FindRecording(const RaggedBatch& batch) const;
   void RunBlock(int stage, Rows rows, Slot& slot, Stream& stream);
   // These return what the next product reads, encoded by the norm before it.
   Matrix Embed(Rows rows, const PackedLinear& next, Slot& slot, Stream& stream);
@@ -95,8 +104,12 @@ class ForwardPass {
   const RaggedBatch* batch_ = nullptr;
   const std::shared_ptr<Workspace> workspace_;
   DeviceBatch device_batch_;
-  Buffer pooled_;           // host memory, f32 [sequences, hidden]
-  int64_t block_rows_ = 0;  // rows of a block in this batch
+  BatchBounds bounds_;                    // of what is given to the stream now
+  const int32_t* device_rows_ = nullptr;  // the batch's tokens, if they may be fewer
+  Buffer pooled_;                         // host memory, f32 [sequences, hidden]
+  std::vector<Recording> recordings_;     // ascending
+  const Recording* recording_ = nullptr;  // of this batch
+  int64_t block_rows_ = 0;                // rows of a block in this batch
   int64_t blocks_a_unit_ = 1;
   int stage_ = 0;
   int64_t next_row_ = 0;

@@ -85,6 +85,7 @@ void* CudaStream::Workspace(int64_t bytes) {
   if (bytes <= workspace_.bytes()) return workspace_.as<void>();
   Record(cudaStreamSynchronize(stream_), "waiting for the GPU");
   if (failed()) return nullptr;
+  if (captured_) outgrown_.push_back(std::move(workspace_));
   workspace_ = Buffer();
   absl::StatusOr<Buffer> larger = Allocate(std::max(bytes, bytes / 4 * 5));
   if (!larger.ok()) {
@@ -164,6 +165,39 @@ absl::Status CudaStream::Finish() {
   if (!failed()) Record(cudaGetLastError(), "running kernels");
   reached_ = marked_;
   return status_;
+}
+
+namespace {
+
+class CudaGraph final : public Stream::Graph {
+ public:
+  ~CudaGraph() override {
+    if (executable != nullptr) cudaGraphExecDestroy(executable);
+  }
+  cudaGraphExec_t executable = nullptr;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Stream::Graph>> CudaStream::Capture(absl::FunctionRef<void()> body) {
+  constexpr char kWhat[] = "capturing a graph";
+  auto result = std::make_unique<CudaGraph>();
+  captured_ = true;
+  // Thread-local: what other threads do with the device meanwhile is no part of it.
+  Record(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), kWhat);
+  if (failed()) return status_;
+  body();
+  cudaGraph_t graph = nullptr;
+  Record(cudaStreamEndCapture(stream_, &graph), kWhat);
+  if (!failed()) Record(cudaGraphInstantiate(&result->executable, graph, 0), kWhat);
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  if (!failed()) Record(cudaGraphUpload(result->executable, stream_), kWhat);
+  if (failed()) return status_;
+  return result;
+}
+
+void CudaStream::Replay(Graph& graph) {
+  Record(cudaGraphLaunch(static_cast<CudaGraph&>(graph).executable, stream_), "launching a graph");
 }
 
 void CudaStream::Bind() { Record(cudaSetDevice(device_), "cudaSetDevice"); }

@@ -31,7 +31,8 @@ class CudaStream final : public Stream {
   CublasLtPlans& cublaslt_plans() { return cublaslt_plans_; }
 
   // Scratch for one call's intermediates, 256-byte aligned, not zeroed; valid until the next call
-  // of Workspace on this stream, whose work comes after this one's. Null once the device failed.
+  // of Workspace on this stream, whose work comes after this one's, and in graphs for ever. Null
+  // once the device failed.
   // May allocate, and then waits for the stream: not while a graph is captured.
   void* Workspace(int64_t bytes);
   // kCounters integers for semaphores, zero; whoever uses them leaves them zero.
@@ -57,6 +58,9 @@ class CudaStream final : public Stream {
   std::chrono::nanoseconds Between(uint64_t from, uint64_t to) override;
   absl::Status status() const override { return status_; }
   absl::Status Finish() override;
+  bool captures() const override { return true; }
+  absl::StatusOr<std::unique_ptr<Graph>> Capture(absl::FunctionRef<void()> body) override;
+  void Replay(Graph& graph) override;
   absl::StatusOr<std::unique_ptr<Stream>> OpenUrgent() override;
   void Bind() override;
 
@@ -75,6 +79,8 @@ class CudaStream final : public Stream {
   uint64_t marked_ = 0;              // the last mark made
   uint64_t reached_ = 0;             // all up to this one are reached
   Buffer workspace_;
+  std::vector<Buffer> outgrown_;  // workspaces that graphs use
+  bool captured_ = false;         // there may be graphs
   Buffer counters_;
   const CublasLt* cublaslt_ = nullptr;
   CublasLtPlans cublaslt_plans_;

@@ -47,6 +47,10 @@ absl::StatusOr<Buffer> AllocateHost(int64_t bytes) {
 
 }  // namespace
 
+struct FakeDevice::Graph final : public Stream::Graph {
+  std::vector<Item> items;
+};
+
 class FakeStream final : public Stream {
  public:
   FakeStream(FakeDevice& device, bool urgent) : device_(device), queue_(device.queue(urgent)) {}
@@ -61,10 +65,15 @@ class FakeStream final : public Stream {
   }
 
   void Add(std::function<void()> work, double flops = 0) {
-    std::lock_guard<std::mutex> lock(device_.mutex_);
     const std::chrono::duration<double> time(flops / FakeDevice::kFlopsPerSecond);
-    queue_.items.push_back(
-        {std::move(work), std::chrono::duration_cast<std::chrono::nanoseconds>(time), false});
+    FakeDevice::Item item = {std::move(work),
+                             std::chrono::duration_cast<std::chrono::nanoseconds>(time), false};
+    if (captured_ != nullptr) {
+      captured_->push_back(std::move(item));
+      return;
+    }
+    std::lock_guard<std::mutex> lock(device_.mutex_);
+    queue_.items.push_back(std::move(item));
     device_.changed_.notify_all();
   }
 
@@ -123,6 +132,20 @@ class FakeStream final : public Stream {
     }
     return status();
   }
+  bool captures() const override { return true; }
+  absl::StatusOr<std::unique_ptr<Graph>> Capture(absl::FunctionRef<void()> body) override {
+    auto graph = std::make_unique<FakeDevice::Graph>();
+    captured_ = &graph->items;
+    body();
+    captured_ = nullptr;
+    return graph;
+  }
+  void Replay(Graph& graph) override {
+    std::lock_guard<std::mutex> lock(device_.mutex_);
+    const std::vector<FakeDevice::Item>& items = static_cast<FakeDevice::Graph&>(graph).items;
+    queue_.items.insert(queue_.items.end(), items.begin(), items.end());
+    device_.changed_.notify_all();
+  }
   absl::StatusOr<std::unique_ptr<Stream>> OpenUrgent() override {
     if (!device_.urgent_streams_) return nullptr;
     return std::make_unique<FakeStream>(device_, /*urgent=*/true);
@@ -131,6 +154,7 @@ class FakeStream final : public Stream {
  private:
   FakeDevice& device_;
   FakeDevice::Queue& queue_;
+  std::vector<FakeDevice::Item>* captured_ = nullptr;
 };
 
 namespace {
@@ -154,14 +178,25 @@ const AttentionKernel& CpuAttention() {
   return row;
 }
 
+// What the CPU's kernels do not know: that the number of rows is known when they run.
+template <typename Args>
+Args WithRowsOfNow(Args args) {
+  if (args.device_rows != nullptr) args.rows = std::min<int64_t>(args.rows, *args.device_rows);
+  return args;
+}
+
 void RunLinear(const LinearArgs& args, Stream& stream) {
   const LinearShape& shape = args.weight->shape;
-  Fake(stream).Add([args] { CpuLinear().run(args, cpu::Inline()); },
+  Fake(stream).Add([args] { CpuLinear().run(WithRowsOfNow(args), cpu::Inline()); },
                    2.0 * static_cast<double>(args.rows * shape.n * shape.k));
 }
 
 void RunAttention(const AttentionArgs& args, Stream& stream) {
-  Fake(stream).Add([args] { CpuAttention().run(args, cpu::Inline()); });
+  Fake(stream).Add([args] {
+    AttentionArgs now = args;
+    now.row_end = std::min<int64_t>(args.row_end, args.offsets[args.sequences]);
+    CpuAttention().run(now, cpu::Inline());
+  });
 }
 
 std::span<const LinearKernel> LinearKernels() {
@@ -185,21 +220,28 @@ std::span<const AttentionKernel> AttentionKernels() {
 // A row operation put off.
 template <auto kOperation>
 void RunRows(const NormArgs& args, Stream& stream) {
-  Fake(stream).Add([args] { (Cpu().rows.*kOperation)(args, cpu::Inline()); });
+  Fake(stream).Add([args] { (Cpu().rows.*kOperation)(WithRowsOfNow(args), cpu::Inline()); });
 }
 
 template <auto kOperation>
 void RunPool(const PoolArgs& args, Stream& stream) {
-  Fake(stream).Add([args] { (Cpu().rows.*kOperation)(args, cpu::Inline()); });
+  Fake(stream).Add([args] {
+    PoolArgs now = args;
+    now.sequences =
+        std::distance(args.offsets, std::lower_bound(args.offsets, args.offsets + args.sequences,
+                                                     args.offsets[args.sequences]));
+    (Cpu().rows.*kOperation)(now, cpu::Inline());
+  });
 }
 
 void RunEmbed(const EmbeddingTables& tables, const int32_t* ids, const int32_t* positions,
               const NormArgs& norm, Stream& stream) {
-  Fake(stream).Add([=] { Cpu().rows.embed(tables, ids, positions, norm, cpu::Inline()); });
+  Fake(stream).Add(
+      [=] { Cpu().rows.embed(tables, ids, positions, WithRowsOfNow(norm), cpu::Inline()); });
 }
 
 void RunEncode(const EncodeArgs& args, Stream& stream) {
-  Fake(stream).Add([args] { Cpu().rows.encode(args, cpu::Inline()); });
+  Fake(stream).Add([args] { Cpu().rows.encode(WithRowsOfNow(args), cpu::Inline()); });
 }
 
 absl::StatusOr<std::unique_ptr<Stream>> OpenStream(int, const DeviceOptions&) {

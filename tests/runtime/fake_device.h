@@ -49,6 +49,7 @@ class FakeDevice {
 
  private:
   friend class FakeStream;
+  struct Graph;
   struct Item {
     std::function<void()> work;  // empty: a mark
     std::chrono::nanoseconds time{0};

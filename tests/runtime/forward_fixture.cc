@@ -124,15 +124,20 @@ std::vector<std::vector<float>> LoadedModel::Embed(
 }
 
 LoadedModel Load(const Checkpoint& checkpoint, const std::string& format, int threads,
-                 const std::string& forced_kernels, std::string_view backend_name) {
+                 const std::string& forced_kernels, std::string_view backend) {
+  return LoadOn(**FindBackend(backend), checkpoint, format, threads, forced_kernels);
+}
+
+LoadedModel LoadOn(const Backend& backend, const Checkpoint& checkpoint, const std::string& format,
+                   int threads, const std::string& forced_kernels) {
   LoadedModel model;
-  const Backend& backend = **FindBackend(backend_name);
   model.stream = *backend.open_stream(0, DeviceOptions{.threads = threads});
   const Format& chosen = **FindFormat(format);
   LinearPlanner planner(backend, *model.stream, {.forced_kernels = forced_kernels});
   const bool float_zero = chosen.weight.zero == Zero::kF16 || chosen.weight.zero == Zero::kF32;
-  auto forward = Forward::Load(checkpoint, *SharedWeights::Load(checkpoint, backend, *model.stream),
-                               backend, chosen, float_zero ? Method::kHqq : Method::kRoundToNearest,
+  model.shared = *SharedWeights::Load(checkpoint, backend, *model.stream);
+  auto forward = Forward::Load(checkpoint, model.shared, backend, chosen,
+                               float_zero ? Method::kHqq : Method::kRoundToNearest,
                                *ChooseAttention(backend, chosen, checkpoint.spec().head_size, ""),
                                planner, *model.stream);
   EXPECT_TRUE(forward.ok()) << forward.status();

@@ -21,6 +21,7 @@ std::vector<std::vector<int32_t>> RandomSequences(const ModelSpec& spec,
 // A model loaded in one format on one backend.
 struct LoadedModel {
   std::unique_ptr<Stream> stream;
+  std::shared_ptr<const SharedWeights> shared;
   std::unique_ptr<Forward> forward;
 
   // Pooled rows [sequences, hidden] of one batch, in units of `unit_rows`.
@@ -30,6 +31,9 @@ struct LoadedModel {
 
 LoadedModel Load(const Checkpoint& checkpoint, const std::string& format, int threads,
                  const std::string& forced_kernels = "", std::string_view backend = "cpu");
+
+LoadedModel LoadOn(const Backend& backend, const Checkpoint& checkpoint, const std::string& format,
+                   int threads, const std::string& forced_kernels = "");
 
 // Why `backend` can't be used here; empty if it can.
 std::string WhyNot(std::string_view backend);
