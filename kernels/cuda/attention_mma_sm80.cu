@@ -141,8 +141,7 @@ cudaError_t Launch(const AttentionLaunch& launch, cudaStream_t stream) {
   static const cudaError_t allowed =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (allowed != cudaSuccess) return allowed;
-  kernel<<<launch.tile_count * launch.heads, 32, kBytes, stream>>>(launch);
-  return cudaGetLastError();
+  return LaunchDependent(kernel, launch.tile_count * launch.heads, 32, kBytes, stream, launch);
 }
 
 }  // namespace

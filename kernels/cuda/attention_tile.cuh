@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention_launch.h"
+#include "kernels/cuda/dependent_launch.cuh"
 
 namespace octavo::cuda {
 
@@ -44,18 +45,6 @@ __device__ inline void CopyCommit() { asm volatile("cp.async.commit_group;"); }
 template <int kPending>
 __device__ inline void CopyWait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
-// With programmatic dependent launch: what the kernel before wrote is read only after Wait.
-__device__ inline void WaitForPreviousKernel() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-__device__ inline void LetNextKernelStart() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
 }
 
 // A tile of `kRows` tokens of one head in shared memory: panels of at most 64 columns, each
@@ -182,48 +171,38 @@ __device__ inline void ScaleBiasMask(float (&s)[kKeys / 2], const AttentionLaunc
   }
 }
 
-// The running maximum and sum of a lane's two queries. Weights are exp2(s * scale - base), where
-// base trails the maximum: it moves only when the maximum has grown by more than 2^kSlack, so
-// that accumulated values are rarely rescaled, and it lies 2^kLift below, so that 16-bit weights
+// The running base and sum of a lane's two queries. Weights are exp2(s * scale - base), where base
+// trails the maximum: it moves only when a score is above the one that set it by more than kSlack,
+// so that accumulated values are rarely rescaled, and it lies kLift below, so that 16-bit weights
 // keep their digits far below the maximum. Every weight is at most 2^(kSlack + kLift).
+//
+// A step in which no base of the warp moves needs no exchange between lanes but the vote.
 struct OnlineSoftmax {
   static constexpr float kSlack = 4.0f;
   static constexpr float kLift = 8.0f;
+  static constexpr float kBelowAll = -1e30f;
 
-  float maximum[2] = {kMinusInfinity, kMinusInfinity};  // base follows this, in units of s
-  float sum[2] = {0.0f, 0.0f};                          // this lane's columns only
-  float factor[2];                                      // what to multiply values so far by
+  float limit[2] = {kMinusInfinity, kMinusInfinity};  // scores above it move the base
+  float base[2] = {kBelowAll, kBelowAll};
+  float sum[2] = {0.0f, 0.0f};  // this lane's columns only
+  float factor[2];              // what to multiply values so far by, if a base moved
 
   // s becomes weights. Returns whether any query of the warp needs its values rescaled.
   template <int kValues>
   __device__ bool Update(float (&s)[kValues], float scale) {
-    bool moved = false;
-    const float slack = kSlack / scale;
-    float base[2];
+    float largest[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float largest = fmaxf(s[2 * r], s[2 * r + 1]);
+      largest[r] = fmaxf(s[2 * r], s[2 * r + 1]);
 #pragma unroll
       for (int i = 4; i < kValues; i += 4) {
-        largest = fmaxf(largest, fmaxf(s[i + 2 * r], s[i + 2 * r + 1]));
+        largest[r] = fmaxf(largest[r], fmaxf(s[i + 2 * r], s[i + 2 * r + 1]));
       }
-      largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
-      largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
-      factor[r] = 1.0f;
-      if (largest > maximum[r] + slack) {
-        factor[r] = Exp2((maximum[r] - largest) * scale);
-        maximum[r] = largest;
-        moved = true;
-      }
-      base[r] = maximum[r] == kMinusInfinity ? 0.0f : fmaf(maximum[r], scale, -kLift);
     }
+    const bool moved = __any_sync(~0u, largest[0] > limit[0] || largest[1] > limit[1]);
+    if (moved) Move(largest, scale);
 #pragma unroll
     for (int i = 0; i < kValues; ++i) s[i] = Exp2(fmaf(s[i], scale, -base[i % 4 / 2]));
-    moved = __any_sync(~0u, moved);
-    if (moved) {
-      sum[0] *= factor[0];
-      sum[1] *= factor[1];
-    }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float partial[2] = {s[2 * r], s[2 * r + 1]};
@@ -235,6 +214,24 @@ struct OnlineSoftmax {
       sum[r] += partial[0] + partial[1];
     }
     return moved;
+  }
+
+  // Moves the bases of queries whose largest score, of the quad's lanes, is above the limit.
+  __device__ void Move(const float (&lane_largest)[2], float scale) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float largest = lane_largest[r];
+      largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
+      largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
+      factor[r] = 1.0f;
+      if (largest > limit[r]) {
+        const float moved = fmaf(largest, scale, -kLift);
+        factor[r] = Exp2(base[r] - moved);
+        sum[r] *= factor[r];
+        base[r] = moved;
+        limit[r] = largest + kSlack / scale;
+      }
+    }
   }
 
   template <int kValues>

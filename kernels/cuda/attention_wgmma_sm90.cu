@@ -45,8 +45,9 @@ __global__ void __launch_bounds__(Shape<kHeadSize>::kThreads, Shape<kHeadSize>::
   if (tile.queries == 0) return;
 
   const int thread = threadIdx.x;
-  const int group = __shfl_sync(~0u, thread / 128, 0);  // the same in the warp, and known to be
-  const int groups = (tile.queries + 63) / 64;          // that compute
+  const int warp = __shfl_sync(~0u, thread / 32, 0);  // the same in the warp, and known to be
+  const int group = warp / 4;
+  const int groups = (tile.queries + 63) / 64;  // that compute
   const int head = blockIdx.x % launch.heads, key_head = head / launch.heads_per_key_value_head;
   const int query_end = tile.query_begin + tile.queries;
   const int key_end = min(tile.length, query_end + launch.reach_ahead);
@@ -55,29 +56,30 @@ __global__ void __launch_bounds__(Shape<kHeadSize>::kThreads, Shape<kHeadSize>::
 
   const uint32_t keys_at = (SharedAddress(unaligned) + 1023) & ~1023u;
   const uint32_t values_at = keys_at + kStages * KeyTile::kBytes;
-  // arrived: load l is in shared memory. done: every warp has read what step j does.
+  // arrived: a load is in shared memory. done: every warp has read what a step does. Loads and
+  // steps use the slot of their number modulo kStages.
   const uint32_t barriers_at = SharedAddress(barriers);
-  const auto arrived = [&](int load) { return barriers_at + load % kStages * 8; };
-  const auto done = [&](int step) { return barriers_at + (kStages + step % kStages) * 8; };
-  const auto parity = [](int use) { return use / kStages & 1; };
-  // Load l brings keys l and values l - 1. One thread calls it.
-  const auto load = [&](int l) {
+  const auto arrived = [&](int slot) { return barriers_at + slot * 8; };
+  const auto done = [&](int slot) { return barriers_at + (kStages + slot) * 8; };
+  // Load l, into the slots of `at_slot` = l % kStages, brings keys l and values l - 1. One thread
+  // calls it.
+  const auto load = [&](int l, int at_slot) {
     if (l > steps) return;
     const bool keys = l < steps;
     const bool values = l > 0;
-    ptx::BarrierArriveExpect(arrived(l), (keys + values) * KeyTile::kBytes);
+    const uint32_t barrier = arrived(at_slot);
+    ptx::BarrierArriveExpect(barrier, (keys + values) * KeyTile::kBytes);
 #pragma unroll
     for (int panel = 0; panel < kHeadSize; panel += KeyTile::kPanelColumns) {
       const int column = key_head * kHeadSize + panel;
       const int row = tile.first + key_begin + l * kKeys;
       const uint32_t at = panel / KeyTile::kPanelColumns * KeyTile::kPanelBytes;
       if (keys) {
-        ptx::LoadTile(keys_at + l % kStages * KeyTile::kBytes + at, &key_map, column, row,
-                      arrived(l));
+        ptx::LoadTile(keys_at + at_slot * KeyTile::kBytes + at, &key_map, column, row, barrier);
       }
       if (values) {
-        ptx::LoadTile(values_at + (l - 1) % kStages * KeyTile::kBytes + at, &value_map, column,
-                      row - kKeys, arrived(l));
+        ptx::LoadTile(values_at + (at_slot + kStages - 1) % kStages * KeyTile::kBytes + at,
+                      &value_map, column, row - kKeys, barrier);
       }
     }
   };
@@ -88,7 +90,7 @@ __global__ void __launch_bounds__(Shape<kHeadSize>::kThreads, Shape<kHeadSize>::
     }
     ptx::FenceBarrierInit();
     WaitForPreviousKernel();
-    for (int l = 0; l < 3; ++l) load(l);
+    for (int l = 0; l < 3; ++l) load(l, l);
   }
   __syncthreads();
   if (group >= groups) return;
@@ -107,21 +109,22 @@ __global__ void __launch_bounds__(Shape<kHeadSize>::kThreads, Shape<kHeadSize>::
   float s[kKeys / 2];
   float o[kHeadSize / 2] = {};
   uint32_t p[kKeys / 4];
-  const auto multiply_keys = [&](int step) {
-    const uint32_t at = (keys_at + step % kStages * KeyTile::kBytes) >> 4;
+  const auto multiply_keys = [&](int slot) {
+    const uint32_t at = (keys_at + slot * KeyTile::kBytes) >> 4;
 #pragma unroll
     for (int c = 0; c < kHeadSize / 16; ++c) {
       const uint32_t panel = 16 * c / KeyTile::kPanelColumns * KeyTile::kPanelBytes;
       const uint32_t chunk = 16 * c % KeyTile::kPanelColumns * 2;
-      Wgmma<0>(s, q + 4 * c, S::kKeyDescriptor + at + ((panel + chunk) >> 4), c != 0, T());
+      Wgmma<0>(s, q + 4 * c, Advance(S::kKeyDescriptor, at + ((panel + chunk) >> 4)), c != 0, T());
     }
     ptx::WgmmaCommit();
   };
-  const auto multiply_values = [&](int step) {
-    const uint32_t at = (values_at + step % kStages * KeyTile::kBytes) >> 4;
+  const auto multiply_values = [&](int slot) {
+    const uint32_t at = (values_at + slot * KeyTile::kBytes) >> 4;
 #pragma unroll
     for (int j = 0; j < kKeys / 16; ++j) {
-      Wgmma<1>(o, p + 4 * j, S::kValueDescriptor + at + (2 * j * S::kGroupBytes >> 4), 1, T());
+      Wgmma<1>(o, p + 4 * j, Advance(S::kValueDescriptor, at + (2 * j * S::kGroupBytes >> 4)), 1,
+               T());
     }
     ptx::WgmmaCommit();
   };
@@ -147,32 +150,44 @@ __global__ void __launch_bounds__(Shape<kHeadSize>::kThreads, Shape<kHeadSize>::
   ptx::Pin(s);
   weigh(0);
   pack();
-  for (int step = 0; step < steps - 1; ++step) {
-    if (thread == 0 && step + 3 <= steps) {
-      if (step >= 2) ptx::BarrierWait(done(step - 2), parity(step - 2));
-      load(step + 3);
+  // Unrolled so that slots are constants: addresses and parities cost no instructions.
+  const int last = steps - 1;
+  uint32_t parity = 0;  // of slots in this turn of the ring
+  for (int turn = 0; turn < last; turn += kStages, parity ^= 1) {
+#pragma unroll
+    for (int slot = 0; slot < kStages; ++slot) {
+      const int step = turn + slot;
+      if (step >= last) break;
+      // The warps load in turns: it costs one of them as much as a fifth of a step.
+      if (warp == (step & (4 * groups - 1)) && step + 3 <= steps && ptx::ElectOne()) {
+        constexpr int kBack = 2;  // steps: its slots are free once every warp has done that one
+        const int freed = (slot + kStages - kBack) % kStages;
+        if (step >= kBack) ptx::BarrierWait(done(freed), slot >= kBack ? parity : parity ^ 1);
+        load(step + 3, (slot + 3) % kStages);
+      }
+      __syncwarp();
+      const int next = (slot + 1) % kStages;
+      ptx::BarrierWait(arrived(next), next != 0 ? parity : parity ^ 1);
+      ptx::Pin(s);
+      ptx::Pin(o);
+      ptx::WgmmaFence();
+      multiply_keys(next);
+      multiply_values(slot);
+      ptx::WgmmaWait<1>();
+      ptx::Pin(s);
+      const bool moved = weigh(step + 1);
+      ptx::Pin(s);  // the exponentials are taken before the wait for the values' product
+      // Never so; the branch keeps the assembler from putting the wait before the exponentials.
+      if (__any_sync(~0u, softmax.sum[0] < 0.0f)) __trap();
+      ptx::WgmmaWait<0>();
+      ptx::Pin(o);
+      if (thread % 32 == 0) ptx::BarrierArrive(done(slot));
+      if (moved) softmax.Rescale(o);
+      pack();
     }
-    __syncwarp();
-    ptx::BarrierWait(arrived(step + 1), parity(step + 1));
-    ptx::Pin(s);
-    ptx::Pin(o);
-    ptx::WgmmaFence();
-    multiply_keys(step + 1);
-    multiply_values(step);
-    ptx::WgmmaWait<1>();
-    ptx::Pin(s);
-    const bool moved = weigh(step + 1);
-    ptx::Pin(s);  // the exponentials are taken before the wait for the values' product
-    // Never so; the branch keeps the assembler from putting the wait before the exponentials.
-    if (__any_sync(~0u, softmax.sum[0] < 0.0f)) __trap();
-    ptx::WgmmaWait<0>();
-    ptx::Pin(o);
-    if (thread % 32 == 0) ptx::BarrierArrive(done(step));
-    if (moved) softmax.Rescale(o);
-    pack();
   }
 
-  ptx::BarrierWait(arrived(steps), parity(steps));
+  ptx::BarrierWait(arrived(steps % kStages), steps / kStages & 1);
   // What the last tile holds past the sequence may be anything: its weights are 0, its values must
   // be finite.
   const int rows = tile.length - key_begin - (steps - 1) * kKeys;
@@ -190,7 +205,7 @@ __global__ void __launch_bounds__(Shape<kHeadSize>::kThreads, Shape<kHeadSize>::
   }
   ptx::Pin(o);
   ptx::WgmmaFence();
-  multiply_values(steps - 1);
+  multiply_values((steps - 1) % kStages);
   ptx::WgmmaWait<0>();
   ptx::Pin(o);
   const int element_bytes = launch.output_element == Element::kF32 ? 4 : 2;
@@ -221,9 +236,8 @@ cudaError_t Launch(const AttentionLaunch& launch, cudaStream_t stream) {
   if (cudaError_t error = MakeTensorMap(launch.v, shape, &values); error != cudaSuccess) {
     return error;
   }
-  kernel<<<launch.tile_count * launch.heads, S::kThreads, S::kSharedBytes, stream>>>(launch, keys,
-                                                                                     values);
-  return cudaGetLastError();
+  return LaunchDependent(kernel, launch.tile_count * launch.heads, S::kThreads, S::kSharedBytes,
+                         stream, launch, keys, values);
 }
 
 }  // namespace

@@ -16,6 +16,11 @@ constexpr uint64_t WgmmaDescriptor(uint32_t panel, uint32_t group, uint64_t mode
          mode << 62;
 }
 
+// With an address, both in units of 16 bytes: only the lower word changes.
+__device__ inline uint64_t Advance(uint64_t descriptor, uint32_t address) {
+  return (descriptor >> 32 << 32) | (static_cast<uint32_t>(descriptor) + address);
+}
+
 // d[64, 2 * kValues] = a[64, 16] b[16, 2 * kValues] + (accumulate ? d : 0). kTransposed: b's 16
 // rows lie one after another in shared memory (values); otherwise its columns do (keys).
 #define OCTAVO_WGMMA_N32(type)                                                                  \
