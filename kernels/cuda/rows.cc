@@ -1,6 +1,7 @@
 #include "kernels/cuda/rows.h"
 
 #include "kernels/cuda/rows_kernels.h"
+#include "kernels/cuda/rows_warp.h"
 #include "kernels/cuda/stream.h"
 
 namespace octavo::cuda {
@@ -20,20 +21,27 @@ PoolCall Call(const PoolArgs& args) {
 void Embed(const EmbeddingTables& tables, const int32_t* ids, const int32_t* positions,
            const NormArgs& norm, Stream& stream) {
   const EmbedCall embed = {tables.word, tables.position, tables.token_type, ids, positions};
-  Cuda(stream).Record(LaunchEmbed(embed, Call(norm), Cuda(stream).handle()), "embedding");
+  const NormCall call = Call(norm);
+  const auto launch = FitsWarp(embed, call) ? LaunchWarpEmbed : LaunchEmbed;
+  Cuda(stream).Record(launch(embed, call, Cuda(stream).handle()), "embedding");
 }
 
 void Norm(const NormArgs& args, Stream& stream) {
-  Cuda(stream).Record(LaunchNorm(Call(args), Cuda(stream).handle()), "a norm");
+  const NormCall call = Call(args);
+  const auto launch = FitsWarp(call) ? LaunchWarpNorm : LaunchNorm;
+  Cuda(stream).Record(launch(call, Cuda(stream).handle()), "a norm");
 }
 
 void Encode(const EncodeArgs& args, Stream& stream) {
   const EncodeCall call = {args.rows, args.device_rows, args.columns, args.input, args.output};
-  Cuda(stream).Record(LaunchEncode(call, Cuda(stream).handle()), "encoding");
+  const auto launch = FitsWarp(call) ? LaunchWarpEncode : LaunchEncode;
+  Cuda(stream).Record(launch(call, Cuda(stream).handle()), "encoding");
 }
 
 void MeanPool(const PoolArgs& args, Stream& stream) {
-  Cuda(stream).Record(LaunchMeanPool(Call(args), Cuda(stream).handle()), "pooling");
+  const PoolCall call = Call(args);
+  const auto launch = FitsWarp(call) ? LaunchWarpMeanPool : LaunchMeanPool;
+  Cuda(stream).Record(launch(call, Cuda(stream).handle()), "pooling");
 }
 
 void FirstPool(const PoolArgs& args, Stream& stream) {

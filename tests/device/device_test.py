@@ -8,12 +8,21 @@ import traceback
 import torch
 
 DEVICE = "cuda"
-ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # octavo::Element
+ELEMENTS = {  # octavo::Element
+    torch.float32: 0,
+    torch.float16: 1,
+    torch.bfloat16: 2,
+    torch.int8: 3,
+    torch.float8_e4m3fn: 5,
+}
 GUARD = 0xA5  # what a byte is that no kernel may write
 
 _KINDS = {"i": ctypes.c_int, "l": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
 _SIGNATURES = {  # of kernels_c.cc
     "octavo_attention": "ipppllpliipiiiifiiplp",
+    "octavo_norm": "llppfpppipiplpp",
+    "octavo_encode": "llpipiplpp",
+    "octavo_mean_pool": "pipllpp",
     "octavo_pack_a8w8": "piip",
     "octavo_linear_a8w8": "ilpiiplplpppiiplpliip",
     "octavo_pack_int4": "iiipppp",

@@ -4,6 +4,7 @@
 #include "kernels/cuda/attention_launch.h"
 #include "kernels/cuda/linear_a16w4_int4_f16_sm90.h"
 #include "kernels/cuda/linear_a8w8_sm90.h"
+#include "kernels/cuda/rows_warp.h"
 
 using namespace octavo;        // NOLINT
 using namespace octavo::cuda;  // NOLINT
@@ -37,6 +38,48 @@ int octavo_attention(int wgmma, const void* q, const void* k, const void* v, int
   launch.bias_stride = bias_stride;
   const auto run = wgmma != 0 ? LaunchAttentionWgmma : LaunchAttentionMma;
   return run(launch, static_cast<cudaStream_t>(stream));
+}
+
+// Rows lie one after another; `residual` and `encoded` may be null.
+int octavo_norm(int64_t rows, int64_t columns, const float* gain, const float* bias, float epsilon,
+                void* input, void* residual, void* hidden, int hidden_element, void* encoded,
+                int encoded_element, float* scales, int64_t scale_stride, int32_t* sums,
+                void* stream) {
+  const Element element = static_cast<Element>(hidden_element);
+  const NormCall norm = {.rows = rows,
+                         .device_rows = nullptr,
+                         .columns = columns,
+                         .gain = gain,
+                         .bias = bias,
+                         .epsilon = epsilon,
+                         .input = {input, columns, element},
+                         .residual = {residual, columns, element},
+                         .hidden = {hidden, columns, element},
+                         .encoded = {encoded, columns, static_cast<Element>(encoded_element),
+                                     scales, sums, scale_stride}};
+  if (!FitsWarp(norm)) return cudaErrorInvalidValue;
+  return LaunchWarpNorm(norm, static_cast<cudaStream_t>(stream));
+}
+
+int octavo_encode(int64_t rows, int64_t columns, void* input, int input_element, void* output,
+                  int output_element, float* scales, int64_t scale_stride, int32_t* sums,
+                  void* stream) {
+  const EncodeCall encode = {.rows = rows,
+                             .device_rows = nullptr,
+                             .columns = columns,
+                             .input = {input, columns, static_cast<Element>(input_element)},
+                             .output = {output, columns, static_cast<Element>(output_element),
+                                        scales, sums, scale_stride}};
+  if (!FitsWarp(encode)) return cudaErrorInvalidValue;
+  return LaunchWarpEncode(encode, static_cast<cudaStream_t>(stream));
+}
+
+int octavo_mean_pool(void* hidden, int element, const int32_t* offsets, int64_t sequences,
+                     int64_t columns, float* output, void* stream) {
+  const PoolCall pool = {
+      {hidden, columns, static_cast<Element>(element)}, offsets, sequences, columns, output};
+  if (!FitsWarp(pool)) return cudaErrorInvalidValue;
+  return LaunchWarpMeanPool(pool, static_cast<cudaStream_t>(stream));
 }
 
 void octavo_pack_a8w8(const uint8_t* weight, int n, int k, uint8_t* packed) {

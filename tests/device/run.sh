@@ -35,7 +35,7 @@ fi
 results=$(mktemp) # outcome, name, reason, separated by tabs
 trap 'rm -f "$results"' EXIT
 for part in "${parts[@]}"; do
-  for family in linear_a8w8 linear_a16w4_int4 attention; do
+  for family in linear_a8w8 linear_a16w4_int4 attention rows; do
     if ! "${PYTHON:-python3}" "$here/$family.py" "$part" "$library" "$results"; then
       printf 'failed\t%s: %s\tended early\n' "$family" "$part" >> "$results"
     fi
