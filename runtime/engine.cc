@@ -79,9 +79,14 @@ Engine::Engine(Options options, std::unique_ptr<Stream> stream, Scheduler* sched
 
 Engine::~Engine() { FinishAndJoin(Clock::now()); }
 
-void Engine::Start() {
-  Calibrate();
-  thread_ = std::thread([this] { Loop(); });
+absl::Status Engine::Start() {
+  stream_->Bind();
+  if (absl::Status status = Calibrate(); !status.ok()) return status;
+  thread_ = std::thread([this] {
+    Loop();
+    if (!lost_.ok() && options_.lost) options_.lost(lost_);
+  });
+  return absl::OkStatus();
 }
 
 void Engine::Wake() {
@@ -102,7 +107,7 @@ void Engine::FinishAndJoin(Time deadline) {
   if (thread_.joinable()) thread_.join();
 }
 
-void Engine::Calibrate() {
+absl::Status Engine::Calibrate() {
   LaneState& documents = lane(Lane::kDocument);
   ForwardPass& pass = *documents.runs.front().pass;
   const int64_t rows = std::max(kCalibrationRows, documents.forward->backend().document_unit.least);
@@ -110,14 +115,15 @@ void Engine::Calibrate() {
       CalibrationBatch(documents.forward->spec(), 2 * rows * stream_->slots());
   // The first pass touches memory and caches; the second is measured.
   for (int round = 0; round < 2; ++round) {
-    if (!pass.Begin(batch, rows).ok()) return;
+    if (absl::Status status = pass.Begin(batch, rows); !status.ok()) return status;
     const uint64_t begin = stream_->Mark();
     while (pass.running()) pass.RunUnit();
     const uint64_t end = stream_->Mark();
-    if (!stream_->Finish().ok()) return;
+    if (absl::Status status = stream_->Finish(); !status.ok()) return status;
     document_flops_per_second_ = documents.forward->BatchFlops(batch) /
                                  std::max(Seconds(stream_->Between(begin, end)), 1e-9);
   }
+  return absl::OkStatus();
 }
 
 int64_t Engine::UnitRows(const RaggedBatch& batch) const {
@@ -144,6 +150,7 @@ void Engine::Loop() {
   LaneState& documents = lane(Lane::kDocument);
   for (;;) {
     for (LaneState& lane : lanes_) Reap(lane);
+    if (!lost_.ok()) return;
     const Time now = Clock::now();
     uint64_t seen;
     bool finish;
@@ -207,7 +214,7 @@ void Engine::Reap(LaneState& lane) {
     const Time now = Clock::now();
     const Duration busy = lane.stream->Between(unit.begin, unit.end);
     if (absl::Status status = lane.stream->status(); !status.ok()) {
-      return LoseDevice(lane, status, now);
+      return LoseDevice(status, now);
     }
     lane.units.pop_front();
     unit.run->compute += busy;
@@ -305,9 +312,10 @@ void Engine::FailAll(LaneState& lane, const absl::Status& status, Time now) {
   }
 }
 
-void Engine::LoseDevice(LaneState& lane, const absl::Status& status, Time now) {
+void Engine::LoseDevice(const absl::Status& status, Time now) {
+  lost_ = status;
   if (observer_ != nullptr) observer_->OnDeviceError(options_.device, status);
-  FailAll(lane, status, now);
+  for (LaneState& lane : lanes_) FailAll(lane, status, now);
 }
 
 void Engine::Complete(std::vector<std::shared_ptr<Job>> jobs) {

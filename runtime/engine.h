@@ -12,6 +12,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -32,6 +33,9 @@ class Engine {
   struct Options {
     std::string device;                    // "cpu", for reports; jobs point to it
     std::chrono::microseconds step{1000};  // longest document unit, by measured device time
+    // Called once, last of all on the engine's thread, if its device fails: its batches have ended
+    // UNAVAILABLE and it takes no more.
+    std::function<void(const absl::Status&)> lost;
   };
 
   // The forwards (one a lane), stream, scheduler, completion and observer (may be null) outlive
@@ -42,8 +46,9 @@ class Engine {
       Scheduler* scheduler, CompletionThread* completion, Observer* observer);
   ~Engine();
 
-  // Measures how fast document units run, then starts the thread. Call once.
-  void Start();
+  // Measures how fast document units run, then starts the thread. Call once. UNAVAILABLE if the
+  // device fails at that, RESOURCE_EXHAUSTED if it has not the memory.
+  absl::Status Start();
   // Any thread: there may be work.
   void Wake();
   // The thread ends once the scheduler has nothing left, or at `deadline`: the batch then running
@@ -82,7 +87,7 @@ class Engine {
   Engine(Options options, std::unique_ptr<Stream> stream, Scheduler* scheduler,
          CompletionThread* completion, Observer* observer);
   LaneState& lane(Lane lane) { return lanes_[static_cast<int>(lane)]; }
-  void Calibrate();
+  absl::Status Calibrate();
   void Loop();
   // Acts on what the device has done since.
   void Reap(LaneState& lane);
@@ -93,8 +98,8 @@ class Engine {
   void Fail(LaneState& lane, Run& run, const absl::Status& status, Time now);
   // Every batch begun on the lane ends with `status`.
   void FailAll(LaneState& lane, const absl::Status& status, Time now);
-  // The stream failed and stays so: the calls of its batches end UNAVAILABLE, and so will the next.
-  void LoseDevice(LaneState& lane, const absl::Status& status, Time now);
+  // A stream failed and stays so: the calls of every batch begun end UNAVAILABLE.
+  void LoseDevice(const absl::Status& status, Time now);
   void Complete(std::vector<std::shared_ptr<Job>> jobs);
   void WaitForWork(uint64_t seen);
 
@@ -105,6 +110,7 @@ class Engine {
   CompletionThread* const completion_;
   Observer* const observer_;
   LaneState lanes_[kLanes];
+  absl::Status lost_;  // why the device was lost; the engine's thread alone uses it
   double document_flops_per_second_ = 0;  // measured; the engine's thread alone writes it
 
   std::mutex mutex_;

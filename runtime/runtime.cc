@@ -15,12 +15,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "kernels/backend.h"
 #include "kernels/plan.h"
 #include "runtime/checkpoint.h"
 #include "runtime/completion.h"
+#include "runtime/device_model.h"
 #include "runtime/engine.h"
-#include "runtime/forward.h"
 
 namespace octavo {
 namespace {
@@ -78,36 +79,52 @@ RuntimeOptions DefaultRuntimeOptions() {
 struct Runtime::State {
   ModelInfo info;
   std::shared_ptr<const Tokenizer> tokenizer;
-  std::shared_ptr<const SharedWeights> shared;
-  std::vector<std::unique_ptr<Forward>> forwards;  // one a distinct (format, method)
+  std::vector<std::unique_ptr<DeviceModel>> models;  // in the order of info.devices
   std::unique_ptr<Scheduler> scheduler;
   std::unique_ptr<CompletionThread> completion;
-  std::unique_ptr<Engine> engine;
-  Observer* observer = nullptr;
+  std::vector<std::unique_ptr<Engine>> engines;
   std::atomic<bool> running{false};
   std::mutex stop_mutex;
+
+  std::mutex loss_mutex;
+  std::vector<std::string> losses;  // guarded by loss_mutex
+  std::atomic<int> engines_left{0};
+
+  absl::Status AddDevice(const Checkpoint& checkpoint, const Device& device, int engines_there,
+                         const LaneFormat (&formats)[kLanes], const RuntimeOptions& options,
+                         Observer* observer, std::string* plan);
+  void OnLost(const std::string& device, const absl::Status& status);
 };
 
 namespace {
 
-struct LanePlan {
-  const Format* format = nullptr;
-  Method method = Method::kRoundToNearest;
-  const Forward* forward = nullptr;
-};
-
-absl::StatusOr<LanePlan> PlanLane(const LaneOptions& options) {
-  LanePlan plan;
+absl::StatusOr<LaneFormat> ReadLane(const LaneOptions& options) {
   absl::StatusOr<const Format*> format = FindFormat(options.format);
   if (!format.ok()) return format.status();
-  plan.format = *format;
   absl::StatusOr<Method> method = ChooseMethod(**format, options.method);
   if (!method.ok()) return method.status();
-  plan.method = *method;
   if (options.max_batch_tokens <= 0 || options.max_queue_tokens <= 0) {
     return absl::InvalidArgumentError("a lane's batch and queue limits must be above 0 tokens");
   }
-  return plan;
+  return LaneFormat{*format, *method};
+}
+
+// The devices named, with `options.backend` for theirs if it is set.
+absl::StatusOr<std::vector<Device>> ReadDevices(const RuntimeOptions& options,
+                                                const LaneFormat (&formats)[kLanes],
+                                                std::string* passed_over) {
+  if (options.backend == nullptr) {
+    const Format* const all[] = {formats[0].format, formats[1].format};
+    return FindDevices(options.device, all, passed_over);
+  }
+  std::vector<Device> devices;
+  for (const std::string& name : std::vector<std::string>(absl::StrSplit(options.device, ','))) {
+    absl::StatusOr<int> index = DeviceIndex(name);
+    if (!index.ok()) return index.status();
+    devices.push_back(
+        {options.backend, *index, name == "auto" ? std::string(options.backend->name) : name});
+  }
+  return devices;
 }
 
 }  // namespace
@@ -116,8 +133,8 @@ Runtime::Runtime(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
 Runtime::~Runtime() {
   Stop(Clock::now());
-  // The engine's thread and the completion thread end before what they use.
-  state_->engine.reset();
+  // The engines' threads and the completion thread end before what they use.
+  state_->engines.clear();
   state_->completion.reset();
 }
 
@@ -132,93 +149,131 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(const RuntimeOptions& opt
 absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoint> checkpoint,
                                                        const RuntimeOptions& options,
                                                        Observer* observer) {
-  LanePlan lanes[kLanes];
-  std::vector<const Format*> formats;
-  for (int l = 0; l < kLanes; ++l) {
-    absl::StatusOr<LanePlan> lane = PlanLane(options.lanes[l]);
-    if (!lane.ok()) return lane.status();
-    lanes[l] = *lane;
-    formats.push_back(lane->format);
-  }
-  absl::StatusOr<std::vector<Device>> devices = FindDevices(options.device, formats, nullptr);
-  if (!devices.ok()) return devices.status();
-  if (devices->size() > 1)
-    return absl::UnimplementedError("several devices are not served yet; name one");
-  const Device& device = devices->front();
-  const Backend* backend = options.backend != nullptr ? options.backend : device.backend;
-  absl::StatusOr<std::unique_ptr<Stream>> stream =
-      backend->open_stream(device.index, DeviceOptions{.threads = options.threads});
-  if (!stream.ok()) return stream.status();
   auto state = std::make_unique<State>();
-  state->observer = observer;
-  state->tokenizer = checkpoint->tokenizer();
-  state->info.name = checkpoint->name();
-  state->info.revision = checkpoint->revision();
-  state->info.spec = checkpoint->spec();
-  state->info.devices = {device.name};
-
-  absl::StatusOr<std::shared_ptr<const SharedWeights>> shared =
-      SharedWeights::Load(*checkpoint, *backend, **stream);
-  if (!shared.ok()) return shared.status();
-  state->shared = *shared;
-  LinearPlanner planner(*backend, **stream, {.forced_kernels = options.kernel});
-  if (absl::Status status = ReadPlan(options.kernel_plan, &planner); !status.ok()) return status;
-
+  ModelInfo& info = state->info;
+  LaneFormat formats[kLanes];
+  SchedulerOptions scheduling;
+  scheduling.document_min_share = options.document_min_share;
   for (int l = 0; l < kLanes; ++l) {
-    LanePlan& lane = lanes[l];
-    for (int earlier = 0; earlier < l; ++earlier) {
-      if (lanes[earlier].format == lane.format && lanes[earlier].method == lane.method) {
-        lane.forward = lanes[earlier].forward;
-      }
-    }
-    if (lane.forward == nullptr) {
-      absl::StatusOr<AttentionRows> attention = ChooseAttention(
-          *backend, *lane.format, state->info.spec.head_size, options.attention_kernel);
-      if (!attention.ok()) return attention.status();
-      absl::StatusOr<std::unique_ptr<Forward>> forward =
-          Forward::Load(*checkpoint, state->shared, *backend, *lane.format, lane.method, *attention,
-                        planner, **stream);
-      if (!forward.ok()) return forward.status();
-      lane.forward = forward->get();
-      state->forwards.push_back(*std::move(forward));
-    }
-    LaneDescription& description = state->info.lanes[l];
-    description.format = lane.format;
-    description.method = std::string(MethodName(lane.method));
-    description.kernels = lane.forward->kernel_names(kAllLanes[l]);
-    description.limits = {options.lanes[l].max_queue_tokens, options.lanes[l].max_batch_tokens};
+    absl::StatusOr<LaneFormat> format = ReadLane(options.lanes[l]);
+    if (!format.ok()) return format.status();
+    formats[l] = *format;
+    scheduling.lanes[l] = {options.lanes[l].max_queue_tokens, options.lanes[l].max_batch_tokens};
+    info.lanes[l].format = format->format;
+    info.lanes[l].method = std::string(MethodName(format->method));
+    info.lanes[l].limits = scheduling.lanes[l];
   }
-  if (absl::Status status = WritePlan(options.kernel_plan, planner); !status.ok()) return status;
-  LaneDescription& queries = state->info.lanes[static_cast<int>(Lane::kQuery)];
-  const LaneDescription& documents = state->info.lanes[static_cast<int>(Lane::kDocument)];
-  if (queries.format != documents.format) {
-    auto crossovers = planner.Crossovers(*queries.format, *documents.format);
-    if (!crossovers.ok()) return crossovers.status();
-    queries.crossovers = *std::move(crossovers);
+  absl::StatusOr<std::vector<Device>> devices = ReadDevices(options, formats, &info.passed_over);
+  if (!devices.ok()) return devices.status();
+  scheduling.engines = static_cast<int>(devices->size());
+  info.name = checkpoint->name();
+  info.revision = checkpoint->revision();
+  info.spec = checkpoint->spec();
+  state->tokenizer = checkpoint->tokenizer();
+  state->scheduler = std::make_unique<Scheduler>(scheduling, [raw = state.get()] {
+    for (const auto& engine : raw->engines) engine->Wake();
+  });
+  state->completion = std::make_unique<CompletionThread>();
+
+  std::string plan;
+  for (auto device = devices->begin(); device != devices->end(); ++device) {
+    const auto is_it = [&](const Device& other) { return other.name == device->name; };
+    if (std::any_of(devices->begin(), device, is_it)) continue;
+    const auto engines = std::count_if(device, devices->end(), is_it);
+    if (absl::Status status = state->AddDevice(*checkpoint, *device, static_cast<int>(engines),
+                                               formats, options, observer, &plan);
+        !status.ok()) {
+      return status;
+    }
   }
   if (absl::Status status = checkpoint->CheckUnchanged(); !status.ok()) return status;
   checkpoint.reset();  // unmaps the weights
-
-  SchedulerOptions scheduling;
-  scheduling.document_min_share = options.document_min_share;
-  for (int l = 0; l < kLanes; ++l) scheduling.lanes[l] = state->info.lanes[l].limits;
-  State* raw = state.get();
-  state->scheduler = std::make_unique<Scheduler>(scheduling, [raw] {
-    if (raw->engine != nullptr) raw->engine->Wake();
-  });
-  state->completion = std::make_unique<CompletionThread>();
-  const int step = options.document_step_us > 0
-                       ? options.document_step_us
-                       : static_cast<int>(backend->default_document_step_us);
-  absl::StatusOr<std::unique_ptr<Engine>> engine =
-      Engine::Create({.device = device.name, .step = std::chrono::microseconds(step)},
-                     {lanes[0].forward, lanes[1].forward},
-                     {options.lanes[0].max_batch_tokens, options.lanes[1].max_batch_tokens},
-                     *std::move(stream), state->scheduler.get(), state->completion.get(), observer);
-  if (!engine.ok()) return engine.status();
-  state->engine = *std::move(engine);
-  malloc_trim(0);  // what loading used and freed goes back to the system
+  malloc_trim(0);      // what loading used and freed goes back to the system
   return std::unique_ptr<Runtime>(new Runtime(std::move(state)));
+}
+
+// Loads the model on `device` and makes its engines. `plan` is the first device's plan, which holds
+// for others of its model too; the first device fills it in.
+absl::Status Runtime::State::AddDevice(const Checkpoint& checkpoint, const Device& device,
+                                       int engines_there, const LaneFormat (&formats)[kLanes],
+                                       const RuntimeOptions& options, Observer* observer,
+                                       std::string* plan) {
+  const Backend& backend = *device.backend;
+  const DeviceOptions device_options = {.threads = options.threads};
+  absl::StatusOr<std::unique_ptr<Stream>> stream =
+      backend.open_stream(device.index, device_options);
+  if (!stream.ok()) return stream.status();
+  const bool first = models.empty();
+  LinearPlanner planner(backend, **stream, {.forced_kernels = options.kernel});
+  if (first) {
+    if (absl::Status status = ReadPlan(options.kernel_plan, &planner); !status.ok()) return status;
+  } else if (absl::Status status = planner.LoadJson(*plan);
+             !status.ok() && !absl::IsFailedPrecondition(status)) {
+    return status;
+  }
+  absl::StatusOr<std::unique_ptr<DeviceModel>> model =
+      DeviceModel::Load(checkpoint, device, formats, options.attention_kernel, planner, **stream);
+  if (!model.ok()) return model.status();
+  const Forward* const(&lanes)[kLanes] = (*model)->lanes;
+  DeviceDescription& description = info.devices.emplace_back();
+  description.name = device.name;
+  description.processor = (*model)->processor;
+  description.memory_bytes = (*model)->bytes();
+  description.read_counters = [read = backend.read_counters, index = device.index] {
+    return read(index);
+  };
+  for (int l = 0; l < kLanes; ++l) {
+    description.peak_flops[l] = backend.peak_flops(device.index, *formats[l].format);
+  }
+  if (first) {
+    if (absl::Status status = WritePlan(options.kernel_plan, planner); !status.ok()) return status;
+    *plan = planner.ToJson();
+    for (int l = 0; l < kLanes; ++l) {
+      info.lanes[l].kernels = lanes[l]->kernel_names(kAllLanes[l]);
+    }
+    const Format& queries = *formats[static_cast<int>(Lane::kQuery)].format;
+    const Format& documents = *formats[static_cast<int>(Lane::kDocument)].format;
+    if (&queries != &documents) {
+      auto crossovers = planner.Crossovers(queries, documents);
+      if (!crossovers.ok()) return crossovers.status();
+      info.lanes[static_cast<int>(Lane::kQuery)].crossovers = *std::move(crossovers);
+    }
+  }
+  models.push_back(*std::move(model));
+
+  const int64_t step =
+      options.document_step_us > 0 ? options.document_step_us : backend.default_document_step_us;
+  for (int i = 0; i < engines_there; ++i) {
+    if (i > 0) stream = backend.open_stream(device.index, device_options);
+    if (!stream.ok()) return stream.status();
+    absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Create(
+        {.device = device.name,
+         .step = std::chrono::microseconds(step),
+         .lost = [this, name = device.name](const absl::Status& status) { OnLost(name, status); }},
+        lanes, {options.lanes[0].max_batch_tokens, options.lanes[1].max_batch_tokens},
+        *std::move(stream), scheduler.get(), completion.get(), observer);
+    if (!engine.ok()) return engine.status();
+    description.memory_bytes += (*engine)->workspace_bytes();
+    engines.push_back(*std::move(engine));
+    ++engines_left;
+  }
+  return absl::OkStatus();
+}
+
+// On the thread of the engine, whose own batches have ended.
+void Runtime::State::OnLost(const std::string& device, const absl::Status& status) {
+  {
+    std::lock_guard<std::mutex> lock(loss_mutex);
+    losses.push_back(absl::StrCat(device, ": ", status.message()));
+  }
+  const int left = engines_left.fetch_sub(1) - 1;
+  if (left > 0) {
+    scheduler->SetEngines(left);
+    return;
+  }
+  // From here on nothing enters the queue, and nobody would take what is in it.
+  scheduler->Stop();
+  completion->Complete(scheduler->Drain(status));
 }
 
 const ModelInfo& Runtime::info() const { return state_->info; }
@@ -228,14 +283,16 @@ std::shared_ptr<const Tokenizer> Runtime::tokenizer() const { return state_->tok
 Scheduler& Runtime::scheduler() { return *state_->scheduler; }
 
 int64_t Runtime::memory_bytes() const {
-  int64_t bytes = state_->shared->bytes + state_->engine->workspace_bytes();
-  for (const auto& forward : state_->forwards) bytes += forward->bytes();
+  int64_t bytes = 0;
+  for (const DeviceDescription& device : state_->info.devices) bytes += device.memory_bytes;
   return bytes;
 }
 
 absl::Status Runtime::Start() {
-  state_->engine->Start();
   state_->running = true;
+  for (const auto& engine : state_->engines) {
+    if (absl::Status status = engine->Start(); !status.ok()) return status;
+  }
   for (Lane lane : kAllLanes) {
     auto job = std::make_shared<Job>();
     job->lane = lane;
@@ -273,13 +330,18 @@ void Runtime::Submit(std::shared_ptr<Job> job) {
   if (!state_->scheduler->Submit(job, Clock::now())) state_->completion->Complete(std::move(job));
 }
 
-bool Runtime::healthy() const { return state_->running; }
+bool Runtime::healthy() const { return state_->running && state_->engines_left > 0; }
+
+std::vector<std::string> Runtime::TakeLosses() {
+  std::lock_guard<std::mutex> lock(state_->loss_mutex);
+  return std::exchange(state_->losses, {});
+}
 
 void Runtime::Stop(Time deadline) {
   std::lock_guard<std::mutex> lock(state_->stop_mutex);
   if (!state_->running) return;
   state_->scheduler->Stop();
-  state_->engine->FinishAndJoin(deadline);
+  for (const auto& engine : state_->engines) engine->FinishAndJoin(deadline);
   state_->completion->Complete(
       state_->scheduler->Drain(absl::UnavailableError("the server is shutting down")));
   state_->completion->Stop();

@@ -4,11 +4,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/backend.h"
 #include "kernels/plan.h"
 #include "runtime/checkpoint.h"
 #include "runtime/job.h"
@@ -18,8 +20,6 @@
 #include "runtime/tokenizer.h"
 
 namespace octavo {
-
-struct Backend;
 
 struct LaneOptions {
   std::string format;  // a name or an alias
@@ -33,9 +33,10 @@ struct RuntimeOptions {
   std::string model_directory;
   LaneOptions lanes[kLanes];  // defaults: see DefaultRuntimeOptions
   double document_min_share = 0.2;
-  std::string device = "auto";  // "auto", "cpu"
+  // "auto", "cpu", "cuda:0", "cuda:0,cuda:1": an engine for each name, on one scheduler.
+  std::string device = "auto";
   // Computes instead of the backend that `device` names, and outlives the runtime: a copy whose
-  // functions a bench or a test has wrapped.
+  // functions a bench or a test has wrapped. `device` then gives the names in reports.
   const Backend* backend = nullptr;
   int threads = 0;               // CPU threads of an engine; 0: every available processor
   int document_step_us = 0;      // 0: the device's default (CPU 1000)
@@ -56,12 +57,26 @@ struct LaneDescription {
   std::vector<LinearPlanner::Crossover> crossovers;
 };
 
+// A device that computes, once however many engines it has.
+struct DeviceDescription {
+  std::string name;                // "cpu", "cuda:0"
+  std::string processor;           // its model: "NVIDIA H200"
+  int64_t memory_bytes = 0;        // held there by weights and workspaces
+  double peak_flops[kLanes] = {};  // in the arithmetic of each lane's format; 0: not known
+  // Its sensors now; thread-safe, takes milliseconds.
+  std::function<DeviceCounters()> read_counters;
+
+  // "cuda:0 (NVIDIA H200)"
+  std::string FullName() const { return processor.empty() ? name : name + " (" + processor + ")"; }
+};
+
 // What GetInfo and the logs show. Immutable.
 struct ModelInfo {
   std::string name;
   std::string revision;
   ModelSpec spec;
-  std::vector<std::string> devices;  // "cpu"
+  std::vector<DeviceDescription> devices;
+  std::string passed_over;  // --device=auto: faster devices and why each was not taken, a line each
   LaneDescription lanes[kLanes];
 };
 
@@ -82,7 +97,7 @@ class Runtime {
   const ModelInfo& info() const;
   std::shared_ptr<const Tokenizer> tokenizer() const;
   Scheduler& scheduler();
-  // Bytes held by weights, embeddings and workspaces.
+  // Bytes held by weights, embeddings and workspaces of all devices.
   int64_t memory_bytes() const;
 
   // Starts the engines and the completion thread, and runs one batch in each lane.
@@ -91,8 +106,12 @@ class Runtime {
   // Queues an admitted job; `done` runs on the completion thread exactly once whatever happens.
   void Submit(std::shared_ptr<Job> job);
 
-  // False once no device is left that makes progress.
+  // False once no device is left that makes progress: what was queued has ended UNAVAILABLE, and so
+  // does what is submitted.
   bool healthy() const;
+
+  // What each engine that lost its device saw, "cuda:0: ...", since the last call. Any thread.
+  std::vector<std::string> TakeLosses();
 
   // No more jobs; what is queued is computed, or ends UNAVAILABLE once `deadline` has passed; every
   // `done` has run when this returns. Idempotent.

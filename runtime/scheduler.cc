@@ -31,7 +31,6 @@ Duration ToDuration(double seconds) {
 
 SchedulerOptions Checked(SchedulerOptions options) {
   options.document_min_share = std::clamp(options.document_min_share, 0.0, 0.95);
-  options.engines = std::max(options.engines, 1);
   return options;
 }
 
@@ -49,7 +48,7 @@ absl::Status Liveness(const Job& job, Time now) {
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options, std::function<void()> wake)
-    : options_(Checked(options)), wake_(std::move(wake)) {
+    : options_(Checked(options)), wake_(std::move(wake)), engines_(std::max(options.engines, 1)) {
   for (Lane lane : kAllLanes) queue(lane).limits = options.lanes[static_cast<int>(lane)];
 }
 
@@ -72,7 +71,7 @@ double Scheduler::Rate(Lane lane) const {
 // 1 - share, documents keep share.
 double Scheduler::SecondsToDrain(Lane lane, int64_t tokens) const {
   const Lane other_lane = lane == Lane::kQuery ? Lane::kDocument : Lane::kQuery;
-  const double engines = options_.engines;
+  const double engines = engines_;
   const double own = static_cast<double>(tokens) / (Rate(lane) * engines);
   const Queue& other = queue(other_lane);
   const double other_rate = Rate(other_lane) * engines;
@@ -350,6 +349,11 @@ std::vector<std::shared_ptr<Job>> Scheduler::Finish(const Batch& batch, const ab
   }
   Publish(&lock);
   return complete;
+}
+
+void Scheduler::SetEngines(int engines) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  engines_ = std::max(engines, 1);
 }
 
 void Scheduler::Stop() {

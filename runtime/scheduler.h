@@ -27,7 +27,7 @@ struct SchedulerOptions {
   LaneLimits lanes[kLanes];
   // Share of device time documents keep while both lanes have work. Taken into [0, 0.95].
   double document_min_share = 0.2;
-  // How many engines take work, for estimates.
+  // How many engines take work at first, for estimates.
   int engines = 1;
 };
 
@@ -141,6 +141,9 @@ class Scheduler {
   std::vector<std::shared_ptr<Job>> Finish(const Batch& batch, const absl::Status& status,
                                            Duration compute, Time now);
 
+  // How many engines take work from now on, at least 1.
+  void SetEngines(int engines);
+
   // No more admissions (kDraining) nor submissions; what is queued still runs.
   void Stop();
   // Takes everything queued, with `status` (not OK): a device was lost, or the grace is over. Jobs
@@ -193,6 +196,7 @@ class Scheduler {
   const SchedulerOptions options_;
   const std::function<void()> wake_;
   mutable std::mutex mutex_;
+  int engines_;
   Queue queues_[kLanes];
   double document_credit_seconds_ = 0;  // device time owed to documents, never negative
   double document_unit_seconds_ = 0;    // moving average of what a unit was charged

@@ -133,7 +133,7 @@ v1::GetInfoResponse Describe(const ServiceContext& context, const ModelInfo& inf
   response.set_pooling(info.spec.pooling == Pooling::kMean ? "mean" : "cls");
   response.set_normalized(info.spec.normalize);
   for (const auto& [name, text] : info.spec.prompts) response.add_prompt_names(name);
-  for (const std::string& device : info.devices) response.add_devices(device);
+  for (const DeviceDescription& device : info.devices) response.add_devices(device.FullName());
   for (Lane lane : kAllLanes) {
     const LaneDescription& description = info.lanes[static_cast<int>(lane)];
     v1::LaneInfo* out = response.add_lanes();

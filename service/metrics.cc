@@ -16,6 +16,7 @@ using prometheus::Family;
 using prometheus::Gauge;
 using prometheus::Histogram;
 using prometheus::Labels;
+using prometheus::MetricFamily;
 
 constexpr int kLaneValues = kLanes + 1;  // each lane, and "none"
 constexpr std::string_view kNoLane = "none";
@@ -34,7 +35,8 @@ constexpr absl::StatusCode kAnswered[] = {
 };
 constexpr Reason kRejections[] = {Reason::kLaneFull, Reason::kDeadlineUnreachable,
                                   Reason::kDraining, Reason::kLoading, Reason::kNoDevice};
-constexpr std::string_view kDeviceReasons[] = {"lost", "failed"};
+// Of an error a device reported: it is gone, or it had no memory for a batch.
+constexpr std::string_view kDeviceReasons[] = {"lost", "out_of_memory"};
 
 int LaneIndex(std::optional<Lane> lane) {
   return lane.has_value() ? static_cast<int>(*lane) : kLanes;
@@ -57,23 +59,27 @@ const Histogram::BucketBoundaries& TokenBuckets() {
   return buckets;
 }
 
-prometheus::MetricFamily LaneGauge(const char* name, const char* help) {
-  prometheus::MetricFamily family;
+MetricFamily SampledFamily(const char* name, const char* help, prometheus::MetricType type) {
+  MetricFamily family;
   family.name = name;
   family.help = help;
-  family.type = prometheus::MetricType::Gauge;
+  family.type = type;
   return family;
 }
 
-void AddSample(prometheus::MetricFamily* family, Lane lane, double value) {
+MetricFamily LaneGauge(const char* name, const char* help) {
+  return SampledFamily(name, help, prometheus::MetricType::Gauge);
+}
+
+void AddSample(MetricFamily* family, Lane lane, double value) {
   prometheus::ClientMetric metric;
   metric.label.push_back({"lane", std::string(LaneName(lane))});
   metric.gauge.value = value;
   family->metric.push_back(std::move(metric));
 }
 
-std::vector<prometheus::MetricFamily> CollectQueues(const Scheduler* scheduler) {
-  std::vector<prometheus::MetricFamily> families = {
+std::vector<MetricFamily> CollectQueues(const Scheduler* scheduler) {
+  std::vector<MetricFamily> families = {
       LaneGauge("octavo_queue_requests", "Requests waiting for a batch."),
       LaneGauge("octavo_queue_tokens", "Tokens admitted and not yet in a batch."),
       LaneGauge("octavo_queue_limit_tokens", "Tokens a lane admits at most."),
@@ -86,6 +92,33 @@ std::vector<prometheus::MetricFamily> CollectQueues(const Scheduler* scheduler) 
     AddSample(&families[1], lane, static_cast<double>(queue.queue_tokens));
     AddSample(&families[2], lane, static_cast<double>(queue.limit_tokens));
     AddSample(&families[3], lane, Seconds(queue.oldest));
+  }
+  return families;
+}
+
+// A device without a sensor has no sample, and a family without samples is left out.
+std::vector<MetricFamily> CollectSensors(const std::vector<DeviceDescription>& devices) {
+  MetricFamily energy = SampledFamily("octavo_energy_joules_total", "Energy the device has used.",
+                                      prometheus::MetricType::Counter);
+  MetricFamily power = SampledFamily("octavo_device_power_watts", "Power the device draws.",
+                                     prometheus::MetricType::Gauge);
+  for (const DeviceDescription& device : devices) {
+    if (device.read_counters == nullptr) continue;
+    const DeviceCounters counters = device.read_counters();
+    prometheus::ClientMetric metric;
+    metric.label.push_back({"device", device.name});
+    if (counters.energy_joules.has_value()) {
+      energy.metric.push_back(metric);
+      energy.metric.back().counter.value = *counters.energy_joules;
+    }
+    if (counters.power_watts.has_value()) {
+      power.metric.push_back(metric);
+      power.metric.back().gauge.value = *counters.power_watts;
+    }
+  }
+  std::vector<MetricFamily> families;
+  for (MetricFamily* family : {&energy, &power}) {
+    if (!family->metric.empty()) families.push_back(std::move(*family));
   }
   return families;
 }
@@ -120,6 +153,7 @@ struct Metrics::Families {
   Family<Counter>& compute_seconds;
   Family<Counter>& flops;
   Family<Gauge>& device_memory;
+  Family<Gauge>& device_peak_flops;
   Family<Counter>& device_errors;
   Family<Counter>& nonfinite;
   Family<Gauge>& model_info;
@@ -149,12 +183,12 @@ struct Metrics::Children {
     std::vector<Counter*> compute_seconds;  // a device each
     std::vector<Counter*> flops;
   } lanes[kLanes];
-  std::vector<std::string> devices;
+  std::vector<DeviceDescription> devices;
   std::vector<Counter*> device_errors[std::size(kDeviceReasons)];
 
   size_t DeviceIndex(std::string_view device) const {
     for (size_t i = 0; i < devices.size(); ++i) {
-      if (devices[i] == device) return i;
+      if (devices[i].name == device) return i;
     }
     return devices.size();
   }
@@ -192,6 +226,8 @@ Metrics::Metrics(std::string_view version)
       AddCounter(r, "octavo_compute_seconds_total", "Device time spent on batches."),
       AddCounter(r, "octavo_flops_total", "Floating-point operations of batches, by the model."),
       AddGauge(r, "octavo_device_memory_bytes", "Memory of weights and workspaces."),
+      AddGauge(r, "octavo_device_peak_flops",
+               "Operations a second the device does at most in a format's arithmetic, as stated."),
       AddCounter(r, "octavo_device_errors_total", "Errors a device reported."),
       AddCounter(r, "octavo_nonfinite_outputs_total", "Vectors with a NaN or an infinity."),
       AddGauge(r, "octavo_model_info", "1; name and revision are labels."),
@@ -259,7 +295,7 @@ void Metrics::AddLaneMetrics() {
 
 Metrics::~Metrics() = default;
 
-void Metrics::SetModel(const ModelInfo& info, int64_t memory_bytes) {
+void Metrics::SetModel(const ModelInfo& info) {
   Children& c = *children_;
   Families& f = *families_;
   c.devices = info.devices;
@@ -274,21 +310,25 @@ void Metrics::SetModel(const ModelInfo& info, int64_t memory_bytes) {
     children.batch_inputs = &f.batch_inputs.Add(labels, InputBuckets());
     children.batch_tokens = &f.batch_tokens.Add(labels, TokenBuckets());
     children.nonfinite = &f.nonfinite.Add({{"format", format_name}});
-    for (const std::string& device : c.devices) {
+    for (const DeviceDescription& device : c.devices) {
       Labels with_device = labels;
-      with_device.emplace("device", device);
+      with_device.emplace("device", device.name);
       children.compute_seconds.push_back(&f.compute_seconds.Add(with_device));
       children.flops.push_back(&f.flops.Add(with_device));
     }
   }
-  for (const std::string& device : c.devices) {
+  for (const DeviceDescription& device : c.devices) {
     for (size_t i = 0; i < std::size(kDeviceReasons); ++i) {
-      c.device_errors[i].push_back(
-          &f.device_errors.Add({{"device", device}, {"reason", std::string(kDeviceReasons[i])}}));
+      c.device_errors[i].push_back(&f.device_errors.Add(
+          {{"device", device.name}, {"reason", std::string(kDeviceReasons[i])}}));
     }
-  }
-  if (!c.devices.empty()) {
-    f.device_memory.Add({{"device", c.devices[0]}}).Set(static_cast<double>(memory_bytes));
+    f.device_memory.Add({{"device", device.name}}).Set(static_cast<double>(device.memory_bytes));
+    for (int l = 0; l < kLanes; ++l) {
+      if (device.peak_flops[l] == 0) continue;  // not known
+      f.device_peak_flops
+          .Add({{"device", device.name}, {"format", std::string(info.lanes[l].format->name)}})
+          .Set(device.peak_flops[l]);
+    }
   }
   f.model_info.Add({{"model", info.name}, {"revision", info.revision}}).Set(1);
   model_known_.store(true, std::memory_order_release);
@@ -372,14 +412,17 @@ void Metrics::OnDropped(Lane lane, const absl::Status& status) {
 void Metrics::OnDeviceError(std::string_view device, const absl::Status& status) {
   if (!model_known_.load(std::memory_order_acquire)) return;
   const size_t index = children_->DeviceIndex(device);
-  const size_t reason = status.code() == absl::StatusCode::kUnavailable ? 0 : 1;
+  const size_t reason = absl::IsResourceExhausted(status) ? 1 : 0;
   if (index < children_->devices.size()) children_->device_errors[reason][index]->Increment();
 }
 
 std::string Metrics::Text() const {
-  std::vector<prometheus::MetricFamily> families = registry_->Collect();
-  for (auto collect : {CollectQueues(scheduler_.load()), CollectProcessMetrics()}) {
-    for (prometheus::MetricFamily& family : collect) families.push_back(std::move(family));
+  std::vector<MetricFamily> families = registry_->Collect();
+  const bool model_known = model_known_.load(std::memory_order_acquire);
+  for (auto& collected :
+       {CollectQueues(scheduler_.load()), CollectProcessMetrics(),
+        model_known ? CollectSensors(children_->devices) : std::vector<MetricFamily>()}) {
+    families.insert(families.end(), collected.begin(), collected.end());
   }
   std::ostringstream text;
   prometheus::TextSerializer().Serialize(text, families);

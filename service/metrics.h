@@ -40,8 +40,9 @@ class Metrics : public Observer {
   ~Metrics() override;
 
   // Once, when the model has been loaded and warmed up: adds the children that name formats and
-  // devices. Batches reported earlier are not traffic and are not counted.
-  void SetModel(const ModelInfo& info, int64_t memory_bytes);
+  // devices, whose sensors are read at each Text() from then on. Batches reported earlier are not
+  // traffic and are not counted.
+  void SetModel(const ModelInfo& info);
   void SetReady(bool ready);
   // Samples queue gauges at each Text(); `scheduler` outlives this or is replaced by null.
   void SampleQueues(const Scheduler* scheduler);

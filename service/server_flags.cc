@@ -18,7 +18,8 @@ ABSL_FLAG(bool, insecure_listen_anywhere, false,
           "allow --listen beyond this machine, unencrypted and open to anyone who reaches it");
 ABSL_FLAG(std::string, port_file, "", "write the ports listened on to this file, as JSON");
 
-ABSL_FLAG(std::string, device, "auto", "device to compute on: auto, cpu");
+ABSL_FLAG(std::string, device, "auto",
+          "device to compute on: auto, cpu, cuda:0; several: cuda:0,cuda:1");
 ABSL_FLAG(int, threads, 0, "CPU threads of the engine; 0: every processor available");
 ABSL_FLAG(std::string, kernel_plan, "",
           "file of the measured plan: reused if it fits, else written");

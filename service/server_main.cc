@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
 #include "runtime/runtime.h"
 #include "service/command_line.h"
@@ -25,7 +26,7 @@ namespace octavo {
 namespace {
 
 constexpr int kBadFlags = 2;
-constexpr Duration kHealthInterval = std::chrono::milliseconds(500);
+constexpr Duration kHealthInterval = std::chrono::milliseconds(100);
 
 double SecondsSince(Time begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
@@ -118,9 +119,15 @@ void LogCrossovers(const ModelInfo& info, const LaneDescription& queries) {
 }
 
 void LogModel(const ModelInfo& info, const ServiceOptions& options) {
+  for (absl::string_view reason : absl::StrSplit(info.passed_over, '\n', absl::SkipEmpty())) {
+    Log("device auto passed over ", reason);
+  }
   Log("model ", info.name, " revision ", info.revision.substr(0, 16), " (", info.spec.architecture,
       ", ", info.spec.layers.size(), " x ", info.spec.hidden, ", ", info.spec.max_tokens,
-      " tokens) on ", absl::StrJoin(info.devices, ","));
+      " tokens) on ",
+      absl::StrJoin(info.devices, ", ", [](std::string* to, const DeviceDescription& device) {
+        absl::StrAppend(to, device.FullName(), " ", device.memory_bytes >> 20, " MiB");
+      }));
   for (Lane lane : kAllLanes) {
     const LaneDescription& description = info.lanes[static_cast<int>(lane)];
     Log("lane ", std::string(LaneName(lane)), ": ", std::string(description.format->name), " (",
@@ -174,7 +181,7 @@ int Run(const ServerFlags& flags) {
     Log("error: ", std::string(status.message()));
     return 1;
   }
-  context.metrics().SetModel((*runtime)->info(), (*runtime)->memory_bytes());
+  context.metrics().SetModel((*runtime)->info());
   context.metrics().SampleQueues(&(*runtime)->scheduler());
   context.SetModel(Serve(runtime->get()));
   (*server)->SetServing();
@@ -183,7 +190,12 @@ int Run(const ServerFlags& flags) {
       " MiB of weights and workspaces, ", ResidentBytes() >> 20, " MiB resident");
 
   int signal = 0;
-  while (signal == 0 && (*runtime)->healthy()) signal = WaitForSignal(kHealthInterval);
+  bool healthy = true;
+  while (signal == 0 && healthy) {
+    signal = WaitForSignal(kHealthInterval);
+    healthy = (*runtime)->healthy();
+    for (const std::string& loss : (*runtime)->TakeLosses()) Log("error: lost ", loss);
+  }
   ExitOnSignal<-1>();  // a second signal ends the process at once
   if (signal != 0) {
     Log("signal ", signal, ": NOT_SERVING, still accepting calls for ",

@@ -16,7 +16,7 @@
 
 namespace octavo::cpu {
 
-class Team final : public Stream {
+class Team : public Stream {
  public:
   // `threads` at least 1: the caller and threads - 1 workers. A team of one runs inline.
   explicit Team(int threads);

@@ -23,7 +23,7 @@ class EngineDeviceTest : public testing::EngineFixture {
   void Start(bool urgent_streams, std::chrono::microseconds step) {
     device_ = std::make_unique<FakeDevice>(urgent_streams);
     Load(device_->backend(), step);
-    engine_->Start();
+    ASSERT_TRUE(engine_->Start().ok());
   }
   void TearDown() override {
     engine_.reset();

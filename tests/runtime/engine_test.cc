@@ -14,7 +14,7 @@ class EngineTest : public testing::EngineFixture {
 };
 
 TEST_F(EngineTest, AnswersBothLanesFromManyThreads) {
-  engine_->Start();
+  ASSERT_TRUE(engine_->Start().ok());
   std::vector<std::shared_ptr<Job>> jobs;
   for (uint32_t i = 0; i < 24; ++i) {
     jobs.push_back(i % 2 == 0 ? MakeJob(Lane::kQuery, {7, 3}, i)
@@ -41,7 +41,7 @@ TEST_F(EngineTest, AnswersBothLanesFromManyThreads) {
 }
 
 TEST_F(EngineTest, AQueryOvertakesTheDocumentsThatRun) {
-  engine_->Start();
+  ASSERT_TRUE(engine_->Start().ok());
   // Many batches of documents, so that the query arrives while one is running.
   const auto documents = MakeJob(Lane::kDocument, std::vector<int>(40, 300), 1);
   Submit(documents);
@@ -62,7 +62,7 @@ TEST_F(EngineTest, ACancelledJobCostsNoCompute) {
   cancelled->cancelled = true;
   const auto kept = MakeJob(Lane::kQuery, {5}, 2);
   Submit(kept);
-  engine_->Start();
+  ASSERT_TRUE(engine_->Start().ok());
   WaitFor(2);
   EXPECT_TRUE(absl::IsCancelled(cancelled->status)) << cancelled->status;
   ExpectRight(*kept);
@@ -79,7 +79,7 @@ TEST_F(EngineTest, ARowThatIsNotFiniteFailsItsJobAlone) {
   shared_->word.as<float>()[499 * spec_.hidden] = std::numeric_limits<float>::quiet_NaN();
   Submit(bad);
   Submit(good);
-  engine_->Start();
+  ASSERT_TRUE(engine_->Start().ok());
   WaitFor(2);
   EXPECT_TRUE(absl::IsInternal(bad->status)) << bad->status;
   ExpectRight(*good);
@@ -87,7 +87,7 @@ TEST_F(EngineTest, ARowThatIsNotFiniteFailsItsJobAlone) {
 }
 
 TEST_F(EngineTest, WhatIsQueuedIsAnsweredBeforeItEnds) {
-  engine_->Start();
+  ASSERT_TRUE(engine_->Start().ok());
   const auto job = MakeJob(Lane::kDocument, {300, 300, 300, 300}, 1);
   Submit(job);
   scheduler_->Stop();
@@ -97,7 +97,7 @@ TEST_F(EngineTest, WhatIsQueuedIsAnsweredBeforeItEnds) {
 }
 
 TEST_F(EngineTest, AtTheDeadlineTheRunningBatchEndsUnavailable) {
-  engine_->Start();
+  ASSERT_TRUE(engine_->Start().ok());
   const auto job = MakeJob(Lane::kDocument, std::vector<int>(400, 300), 1);
   Submit(job);
   scheduler_->Stop();

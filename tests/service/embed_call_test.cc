@@ -21,7 +21,7 @@ class EmbedCallTest : public ::testing::Test {
   explicit EmbedCallTest(const ServiceOptions& options = {})
       : context_(options), engine_(FakeModelInfo(), &context_.metrics()) {
     context_.SetModel(engine_.Serve());
-    context_.metrics().SetModel(FakeModelInfo(), 0);
+    context_.metrics().SetModel(FakeModelInfo());
   }
   ~EmbedCallTest() override { context_.pool().Stop(); }  // before the engine goes
 

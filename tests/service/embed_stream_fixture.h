@@ -25,7 +25,7 @@ class EmbedStreamTest : public ::testing::Test {
  protected:
   EmbedStreamTest() : context_(SmallOptions()), engine_(FakeModelInfo(), &context_.metrics()) {
     context_.SetModel(engine_.Serve());
-    context_.metrics().SetModel(FakeModelInfo(), 0);
+    context_.metrics().SetModel(FakeModelInfo());
   }
 
   ~EmbedStreamTest() override { context_.pool().Stop(); }  // before the engine goes

@@ -60,7 +60,7 @@ ModelInfo FakeModelInfo() {
   info.spec.normalize = true;
   info.spec.prompts = {{"query", "query: "}, {"code", "code: "}};
   info.spec.default_query_prompt = "query";
-  info.devices = {"cpu"};
+  info.devices = {{.name = "cpu", .memory_bytes = 4096}};
   LaneDescription& query = info.lanes[static_cast<int>(Lane::kQuery)];
   query = {*FindFormat("f32"), "rtn", {"fake_f32"}, {1000, 64}};
   LaneDescription& document = info.lanes[static_cast<int>(Lane::kDocument)];

@@ -19,7 +19,7 @@ using ::testing::HasSubstr;
 
 TEST(Metrics, EveryFamilyOfAProcessorIsThereFromTheStart) {
   Metrics metrics("1.2.3");
-  metrics.SetModel(FakeModelInfo(), 4096);
+  metrics.SetModel(FakeModelInfo());
   const MetricText text(metrics.Text());
   const std::pair<const char*, const char*> expected[] = {
       {"octavo_requests_total", "counter"},
@@ -95,7 +95,7 @@ TEST(Metrics, BucketEdgesAreTheContract) {
 
 TEST(Metrics, CountsWhatItIsTold) {
   Metrics metrics("1");
-  metrics.SetModel(FakeModelInfo(), 0);
+  metrics.SetModel(FakeModelInfo());
   metrics.RequestBegan(Rpc::kEmbed);
   metrics.RequestBegan(Rpc::kEmbed);
   metrics.RequestEnded(Rpc::kEmbed, Lane::kQuery, absl::StatusCode::kOk,
@@ -149,13 +149,73 @@ TEST(Metrics, CountsWhatItIsTold) {
   EXPECT_EQ(text.value("octavo_ready"), 1);
 }
 
+ModelInfo TwoGpus() {
+  ModelInfo info = FakeModelInfo();
+  info.devices.clear();
+  for (const double number : {0, 1}) {
+    info.devices.push_back({.name = "cuda:" + std::to_string(static_cast<int>(number)),
+                            .processor = "NVIDIA H200",
+                            .memory_bytes = 1000 + static_cast<int64_t>(number),
+                            .peak_flops = {1e15, 2e15},
+                            .read_counters = [number] {
+                              return DeviceCounters{40 + number, 300 + number};
+                            }});
+  }
+  return info;
+}
+
+TEST(Metrics, EveryDeviceHasItsOwnChildrenFromTheStart) {
+  Metrics metrics("1");
+  metrics.SetModel(TwoGpus());
+  metrics.OnDeviceError("cuda:1", absl::UnavailableError(""));
+  metrics.OnDeviceError("cuda:1", absl::ResourceExhaustedError(""));
+  BatchReport report;
+  report.device = "cuda:1";
+  report.compute_seconds = 0.5;
+  metrics.OnBatch(report);
+  const MetricText text(metrics.Text());
+  for (const int number : {0, 1}) {
+    const std::string device = "device=\"cuda:" + std::to_string(number) + "\"";
+    EXPECT_EQ(text.value("octavo_device_memory_bytes{" + device + "}"), 1000 + number);
+    EXPECT_EQ(text.value("octavo_device_peak_flops{" + device + ",format=\"f32\"}"), 1e15);
+    EXPECT_EQ(text.value("octavo_device_peak_flops{" + device + ",format=\"a8w8_int8\"}"), 2e15);
+    EXPECT_EQ(text.value("octavo_device_errors_total{" + device + ",reason=\"lost\"}"), number);
+    EXPECT_EQ(text.value("octavo_device_errors_total{" + device + ",reason=\"out_of_memory\"}"),
+              number);
+    EXPECT_EQ(
+        text.value("octavo_compute_seconds_total{" + device + ",format=\"f32\",lane=\"query\"}"),
+        0.5 * number);
+    EXPECT_EQ(text.value("octavo_energy_joules_total{" + device + "}"), 40 + number);
+    EXPECT_EQ(text.value("octavo_device_power_watts{" + device + "}"), 300 + number);
+  }
+  EXPECT_EQ(text.type("octavo_energy_joules_total"), "counter");
+  EXPECT_EQ(text.type("octavo_device_power_watts"), "gauge");
+}
+
+TEST(Metrics, ADeviceWithoutSensorsHasNoEnergy) {
+  Metrics metrics("1");
+  ModelInfo info = TwoGpus();
+  info.devices[0].read_counters = [] { return DeviceCounters{}; };
+  metrics.SetModel(info);
+  const MetricText one(metrics.Text());
+  EXPECT_FALSE(one.HasSamples("octavo_energy_joules_total{device=\"cuda:0\""));
+  EXPECT_TRUE(one.HasSamples("octavo_energy_joules_total{device=\"cuda:1\""));
+  Metrics cpu("1");
+  cpu.SetModel(FakeModelInfo());
+  const MetricText none(cpu.Text());
+  for (const char* family :
+       {"octavo_energy_joules_total", "octavo_device_power_watts", "octavo_device_peak_flops"}) {
+    EXPECT_EQ(none.type(family), "absent") << family;
+  }
+}
+
 TEST(Metrics, WarmUpIsNotTraffic) {
   Metrics metrics("1");
   BatchReport report;
   report.device = "cpu";
   report.inputs = 1;
   metrics.OnBatch(report);  // before SetModel
-  metrics.SetModel(FakeModelInfo(), 0);
+  metrics.SetModel(FakeModelInfo());
   const MetricText text(metrics.Text());
   EXPECT_EQ(text.value("octavo_inputs_total{format=\"f32\",lane=\"query\"}"), 0);
 }
@@ -191,7 +251,7 @@ TEST(Metrics, PassPromtool) {
     GTEST_SKIP() << "promtool is not installed";
   }
   Metrics metrics("1");
-  metrics.SetModel(FakeModelInfo(), 0);
+  metrics.SetModel(TwoGpus());
   const std::string path = ::testing::TempDir() + "octavo_metrics.txt";
   std::ofstream(path) << metrics.Text();
   FILE* pipe = popen(("promtool check metrics < " + path + " 2>&1").c_str(), "r");

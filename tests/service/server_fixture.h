@@ -41,7 +41,7 @@ class ServerTest : public ::testing::Test {
 
   // What octavo-server does when the model is loaded.
   void Serve() {
-    context_.metrics().SetModel(FakeModelInfo(), 0);
+    context_.metrics().SetModel(FakeModelInfo());
     context_.metrics().SampleQueues(&engine_.scheduler());
     context_.SetModel(engine_.Serve());
     server_->SetServing();
