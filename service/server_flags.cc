@@ -51,7 +51,8 @@ ABSL_FLAG(double, write_timeout_seconds, 30,
 ABSL_FLAG(int, tokenize_threads, 0, "threads that tokenize long texts; 0: by processors");
 
 ABSL_FLAG(double, drain_grace_seconds, 5,
-          "after SIGTERM, still accept calls this long while health says NOT_SERVING");
+          "after SIGTERM, still accept calls this long while health says NOT_SERVING; without a "
+          "device left, refuse them this long");
 ABSL_FLAG(double, shutdown_seconds, 30, "then finish what was accepted within this time");
 
 namespace octavo {

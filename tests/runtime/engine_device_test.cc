@@ -160,7 +160,7 @@ TEST_F(EngineDeviceTest, AnswersBothLanesFromManyThreads) {
   }
 }
 
-TEST_F(EngineDeviceTest, AFailedDeviceEndsWhatItWasGiven) {
+TEST_F(EngineDeviceTest, AFailedDeviceEndsWhatItWasGivenAndTakesNoMore) {
   Start(/*urgent_streams=*/true, kLongStep);
   const auto documents = MakeJob(Lane::kDocument, {300, 300, 300}, 1);
   const auto query = MakeJob(Lane::kQuery, {8}, 2);
@@ -168,10 +168,18 @@ TEST_F(EngineDeviceTest, AFailedDeviceEndsWhatItWasGiven) {
   ASSERT_EQ(device_->WaitForPending(kDocuments, 2), 2);
   Submit(query);
   ASSERT_EQ(device_->WaitForPending(kUrgent, 1), 1);
+  EXPECT_EQ(losses_, 0);
   device_->Fail();
   WaitFor(2);
   EXPECT_TRUE(absl::IsUnavailable(documents->status)) << documents->status;
   EXPECT_TRUE(absl::IsUnavailable(query->status)) << query->status;
+  const auto late = MakeJob(Lane::kQuery, {8}, 3);
+  Submit(late);
+  engine_->FinishAndJoin(Clock::now());
+  EXPECT_EQ(losses_, 1);
+  EXPECT_EQ(observer_.device_errors(), 1);
+  EXPECT_EQ(finished_.size(), 2u) << "what is queued is another engine's";
+  EXPECT_EQ(scheduler_->Drain(absl::UnavailableError("the test ends")).size(), 1u);
 }
 
 TEST_F(EngineDeviceTest, AtTheDeadlineWhatTheDeviceStillComputesEndsUnavailable) {

@@ -28,6 +28,7 @@ class RecordingObserver : public Observer {
     return batches_;
   }
   int dropped() const { return dropped_; }
+  int device_errors() const { return device_errors_; }
 
  private:
   std::mutex mutex_;
@@ -53,9 +54,10 @@ class EngineFixture : public ::testing::Test {
     scheduler_ = std::make_unique<Scheduler>(options, [this] {
       if (engine_ != nullptr) engine_->Wake();
     });
-    engine_ = *Engine::Create({.device = "cpu", .step = step}, {forward_.get(), forward_.get()},
-                              kBatchTokens, std::move(stream_), scheduler_.get(), &completion_,
-                              &observer_);
+    engine_ = *Engine::Create(
+        {.device = "cpu", .step = step, .lost = [this](const absl::Status&) { ++losses_; }},
+        {forward_.get(), forward_.get()}, kBatchTokens, std::move(stream_), scheduler_.get(),
+        &completion_, &observer_);
   }
 
   std::shared_ptr<Job> MakeJob(Lane lane, const std::vector<int>& lengths, uint32_t seed) {
@@ -103,6 +105,7 @@ class EngineFixture : public ::testing::Test {
   std::unique_ptr<Forward> forward_;
   std::unique_ptr<Scheduler> scheduler_;
   CompletionThread completion_;
+  std::atomic<int> losses_{0};
   std::unique_ptr<Engine> engine_;
 
   std::mutex mutex_;
