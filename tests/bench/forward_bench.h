@@ -40,7 +40,8 @@ struct ForwardBenchOptions {
 //              before
 // Both have cosine_min, the least cosine to vectors of f32 on the CPU, and centred_cosine_mean,
 // once the mean of f32's is taken from both. A format that the backend has no kernels for is a line
-// with "skipped". INTERNAL if vectors are wrong.
+// with "skipped". INTERNAL, once the
+// others are timed, if a format's vectors are wrong.
 absl::Status RunForwardBench(const ForwardBenchOptions& options);
 
 // Keeps the formats loaded and does what each line of `commands` says, answering each with one JSON

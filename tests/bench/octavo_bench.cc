@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "kernels/backend.h"
 #include "kernels/cpu/team.h"
 #include "tests/bench/attention_bench.h"
 #include "tests/bench/crossover_bench.h"
@@ -99,6 +100,7 @@ namespace {
 constexpr char kUsage[] =
     "octavo-bench COMMAND [FLAGS]\n"
     "  peak       what this machine can compute from registers and read from memory\n"
+    "  rows       the kernel tables of --device, a line a row; needs no device\n"
     "  linear     every linear row: validated against float64, then timed\n"
     "  attention  every attention row, likewise\n"
     "  tokenizer  ids a second, beside Hugging Face tokenizers\n"
@@ -145,6 +147,21 @@ std::vector<std::string> FormatNames() {
 
 absl::Status Peak() {
   RunPeakBench(Threads(), &std::cout);
+  return absl::OkStatus();
+}
+
+// No JSON library here: names of rows need no escaping.
+void PrintRow(std::string_view table, std::string_view row) {
+  std::cout << "{\"table\":\"" << table << "\",\"row\":\"" << row << "\"}\n";
+}
+
+absl::Status Rows() {
+  const auto backend = FindBackend(absl::GetFlag(FLAGS_device));
+  if (!backend.ok()) return backend.status();
+  for (const LinearKernel& kernel : (*backend)->linear_kernels()) PrintRow("linear", kernel.name);
+  for (const AttentionKernel& kernel : (*backend)->attention_kernels()) {
+    PrintRow("attention", kernel.name);
+  }
   return absl::OkStatus();
 }
 
@@ -360,8 +377,9 @@ struct Command {
   absl::Status (*run)();
 };
 constexpr Command kCommands[] = {
-    {"peak", Peak},   {"linear", Linear},       {"attention", Attention}, {"tokenizer", Tokenizer},
-    {"model", Model}, {"crossover", Crossover}, {"lengths", Lengths},     {"profile", Profile},
+    {"peak", Peak},           {"rows", Rows},           {"linear", Linear},
+    {"attention", Attention}, {"tokenizer", Tokenizer}, {"model", Model},
+    {"crossover", Crossover}, {"lengths", Lengths},     {"profile", Profile},
 #ifdef OCTAVO_SERVICE
     {"serve", Serve},
 #endif

@@ -37,15 +37,16 @@ def log(*words):
 class Octavo:
     """octavo-bench model --worker (tests/bench/forward_bench.h)."""
 
-    def __init__(self, arguments, source, formats):
+    def __init__(self, arguments, source, formats, tokens):
         command = [arguments.octavo, "model", "--worker", source, f"--device={arguments.device}",
-                   f"--batch={arguments.batch}", f"--tokens={','.join(map(str, arguments.tokens))}",
+                   f"--batch={arguments.batch}", f"--tokens={','.join(map(str, tokens))}",
                    f"--format={','.join(formats)}"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         text=True)
         ready = self.read()
         self.formats = ready["formats"]
         self.skipped = ready["skipped"]
+        self.wrong = ready["wrong"]
 
     def read(self):
         line = self.process.stdout.readline()
@@ -219,10 +220,13 @@ def compare(arguments, name, model):
     else:
         weights = peer.random_weights(shape, dtype)
     source = f"--model={model}" if model else f"--shape={name}"
-    octavo = Octavo(arguments, source, arguments.format)
+    octavo = Octavo(arguments, source, arguments.format, arguments.tokens)
     for line in octavo.skipped:
         print(json.dumps(line), flush=True)
         log(f"skipped: {line['format']}: {line['skipped'].splitlines()[0]}")
+    if octavo.wrong:
+        print(json.dumps({"bench": "peers_gpu", "shape": name, "wrong": octavo.wrong}), flush=True)
+        log(f"WRONG, not timed: {octavo.wrong}")
     encoders = make_peers(arguments, shape, weights)
     if not encoders:
         raise RuntimeError("no encoder of PyTorch runs here")
@@ -248,6 +252,7 @@ def compare(arguments, name, model):
             print_table(f"{name}, a query of {QUERY_TOKENS} tokens, {cache}, {clock} clock",
                         turns, encoders, octavo.formats, lambda us: us, "us")
     octavo.close()
+    return octavo.wrong
 
 
 def parse_arguments():
@@ -276,8 +281,9 @@ def parse_arguments():
 def main():
     arguments = parse_arguments()
     peer.allow_recompiling()
-    for number, name in enumerate(arguments.shape):
-        compare(arguments, name, arguments.model if number == 0 else None)
+    wrong = [compare(arguments, name, arguments.model if number == 0 else None)
+             for number, name in enumerate(arguments.shape)]
+    sys.exit(1 if any(wrong) else 0)
 
 
 if __name__ == "__main__":

@@ -1,45 +1,59 @@
 #!/usr/bin/env bash
-# Checks the CUDA kernels on a GPU against float64, then times them beside cuBLASLt and PyTorch. The
-# last lines say what failed and what was skipped, by name, and how many passed.
+# Checks the CUDA backend on a GPU. The last lines say what failed and what was skipped, by name,
+# and how many passed; a row of a kernel table that no test ran is a failure.
+#   programs  the test programs that loop over backends (programs.py)
+#   check     the kernels against float64, from Python
+#   sanitize  compute-sanitizer, memcheck and racecheck, over some of the programs' tests
+#   bench     the kernels' times beside cuBLASLt and PyTorch
 #
-# Build, on a machine with nvcc (13.0 is what was tested), which needs no GPU:
-#   cmake -S . -B build/cuda -DCMAKE_BUILD_TYPE=Release -DOCTAVO_CUDA=ON
-#   cmake --build build/cuda --target octavo_cuda_kernels_c
+#   tests/device/run.sh [PART...]      by default all four
 #
-# Run, on a machine with a Hopper GPU, Python and PyTorch; it needs this folder and the library, in
-# which the CUDA runtime is:
-#   tests/device/run.sh [--check] [LIBRARY]
-#
-# --check leaves the timing out. LIBRARY is by default the one in build/cuda, or beside this script.
-# PYTHON names the interpreter.
+# Needs a Hopper GPU and Python with PyTorch; sanitize needs CUDA's compute-sanitizer. BUILD names
+# the build directory; by default build/cuda, which is built first if it does not exist. A machine
+# without our libraries gets a folder that pack.sh made elsewhere: run the run.sh in it. PYTHON
+# names the interpreter; OCTAVO_MODEL, a directory of all-MiniLM-L6-v2, is for tests of real text.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-parts=(check bench)
-if [[ ${1:-} == --check ]]; then
-  parts=(check)
-  shift
-fi
-library=${1:-}
-if [[ -z $library ]]; then
-  for library in "$here/../../build/cuda/tests/device" "$here"; do
-    library=$library/liboctavo_cuda_kernels_c.so
-    if [[ -e $library ]]; then break; fi
-  done
-fi
-if [[ ! -e $library ]]; then
-  echo "run.sh: there is no $library; the head of this script says how to build it" >&2
-  exit 2
+python=${PYTHON:-python3}
+parts=("$@")
+if [[ ${#parts[@]} == 0 ]]; then parts=(programs check sanitize bench); fi
+
+if [[ -e $here/liboctavo_cuda_kernels_c.so ]]; then # made by pack.sh
+  build=$here
+  library=$here/liboctavo_cuda_kernels_c.so
+  export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+else
+  root=$(cd "$here/../.." && pwd)
+  build=${BUILD:-$root/build/cuda}
+  if [[ ! -e $build ]]; then
+    cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DOCTAVO_CUDA=ON
+    cmake --build "$build" -j"$(nproc)"
+  fi
+  library=$build/tests/device/liboctavo_cuda_kernels_c.so
 fi
 
 results=$(mktemp) # outcome, name, reason, separated by tabs
 trap 'rm -f "$results"' EXIT
+run() { # what it is called, then the command
+  local name=$1
+  shift
+  if ! "$@"; then printf 'failed\t%s\tended early\n' "$name" >> "$results"; fi
+}
 for part in "${parts[@]}"; do
-  for family in linear_a8w8 linear_a16w4_int4 attention rows; do
-    if ! "${PYTHON:-python3}" "$here/$family.py" "$part" "$library" "$results"; then
-      printf 'failed\t%s: %s\tended early\n' "$family" "$part" >> "$results"
-    fi
-  done
+  case $part in
+    programs) run programs "$python" "$here/programs.py" test "$build" "$results" ;;
+    sanitize) run sanitize "$python" "$here/programs.py" sanitize "$build" "$results" ;;
+    check | bench)
+      for family in linear_a8w8 linear_a16w4_int4 attention rows; do
+        run "$family: $part" "$python" "$here/$family.py" "$part" "$library" "$results"
+      done
+      ;;
+    *)
+      echo "run.sh: there is no part $part; the head of this script lists them" >&2
+      exit 2
+      ;;
+  esac
 done
 
 for outcome in skipped failed; do
