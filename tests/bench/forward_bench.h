@@ -35,13 +35,13 @@ struct ForwardBenchOptions {
 //   documents  for each count of tokens: tokens_per_second and us of a batch, ids handed over and
 //              vectors received, batches queued so that the device does not wait for the host;
 //              tflops (linear layers and attention), share_of_peak
-//   query      p50_us and p99_us from ids to vector, one at a time on an idle device; once with the
-//              weights warm in its cache and once "cold": 256 MB of other memory were touched
-//              before
-// Both have cosine_min, the least cosine to vectors of f32 on the CPU, and centred_cosine_mean,
-// once the mean of f32's is taken from both. A format that the backend has no kernels for is a line
-// with "skipped". INTERNAL, once the
-// others are timed, if a format's vectors are wrong.
+//   query      p50_us and p99_us from ids to vector, one at a time on an idle device, and
+//              device_us, the median of the device's part; once with the weights warm in its cache
+//              and once "cold": 256 MB of other memory were touched before
+// Both have cosine_min, the least cosine to vectors made on the CPU (in f32; in the same format for
+// 4-bit weights), and centred_cosine_mean, once the mean of the CPU's is taken from both. A format
+// that the backend has no kernels for is a line with "skipped". INTERNAL, once the others are
+// timed, if a format's vectors are wrong.
 absl::Status RunForwardBench(const ForwardBenchOptions& options);
 
 // Keeps the formats loaded and does what each line of `commands` says, answering each with one JSON
