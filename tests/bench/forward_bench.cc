@@ -16,7 +16,6 @@
 #include "runtime/checkpoint.h"
 #include "runtime/forward.h"
 #include "runtime/forward_pass.h"
-#include "runtime/models/models.h"
 #include "tests/bench/loaded_device.h"
 
 namespace octavo::bench {
@@ -153,15 +152,9 @@ void ForwardBench::MakeInputs() {
 }
 
 absl::Status ForwardBench::Load() {
-  if (options_.source.model.empty()) {
-    auto spec = NamedShape(options_.source.shape);
-    if (!spec.ok()) return spec.status();
-    checkpoint_ = Checkpoint::Random(*spec, 1);
-  } else {
-    auto opened = Checkpoint::Open(options_.source.model);
-    if (!opened.ok()) return opened.status();
-    checkpoint_ = *std::move(opened);
-  }
+  auto opened_checkpoint = OpenCheckpoint(options_.source);
+  if (!opened_checkpoint.ok()) return opened_checkpoint.status();
+  checkpoint_ = *std::move(opened_checkpoint);
   for (int tokens : options_.tokens) {
     if (tokens < 1 || tokens > checkpoint_->spec().max_tokens) {
       return absl::InvalidArgumentError(absl::StrCat(

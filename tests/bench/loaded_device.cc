@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "runtime/models/models.h"
+
 namespace octavo::bench {
 namespace {
 
@@ -9,19 +11,27 @@ constexpr int64_t kEvictedRows = 43691, kEvictedColumns = 1024;  // 4 bytes read
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LoadedDevice>> LoadedDevice::Open(const std::string& device,
-                                                                 const ModelSource& source,
-                                                                 const Checkpoint& checkpoint) {
-  auto backend = FindBackend(device);
-  if (!backend.ok()) return backend.status();
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenCheckpoint(const ModelSource& source) {
+  if (!source.model.empty()) return Checkpoint::Open(source.model);
+  auto spec = NamedShape(source.shape);
+  if (!spec.ok()) return spec.status();
+  return Checkpoint::Random(*spec, 1);
+}
+
+absl::StatusOr<std::unique_ptr<LoadedDevice>> LoadedDevice::Open(
+    const std::string& device, const ModelSource& source, const Checkpoint& checkpoint,
+    const Backend& (*wrap)(const Backend&)) {
+  auto found = FindBackend(device);
+  if (!found.ok()) return found.status();
+  const Backend& backend = wrap == nullptr ? **found : wrap(**found);
   auto index = DeviceIndex(device);
   if (!index.ok()) return index.status();
-  auto stream = (*backend)->open_stream(*index, {.threads = source.threads});
+  auto stream = backend.open_stream(*index, {.threads = source.threads});
   if (!stream.ok()) return stream.status();
-  auto shared = SharedWeights::Load(checkpoint, **backend, **stream);
+  auto shared = SharedWeights::Load(checkpoint, backend, **stream);
   if (!shared.ok()) return shared.status();
   return std::unique_ptr<LoadedDevice>(
-      new LoadedDevice(source, **backend, *std::move(stream), *std::move(shared)));
+      new LoadedDevice(source, backend, *std::move(stream), *std::move(shared)));
 }
 
 LoadedDevice::LoadedDevice(const ModelSource& source, const Backend& backend,

@@ -14,13 +14,17 @@
 
 namespace octavo::bench {
 
+// Of a model directory, or random.
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenCheckpoint(const ModelSource& source);
+
 // Where Forwards of one checkpoint run. Outlives them; one thread at a time.
 class LoadedDevice {
  public:
-  // `device` as --device says it; threads and forced rows as `source` has them.
-  static absl::StatusOr<std::unique_ptr<LoadedDevice>> Open(const std::string& device,
-                                                            const ModelSource& source,
-                                                            const Checkpoint& checkpoint);
+  // `device` as --device says it; threads and forced rows as `source` has them. `wrap` gives the
+  // backend that computes in place of the device's own.
+  static absl::StatusOr<std::unique_ptr<LoadedDevice>> Open(
+      const std::string& device, const ModelSource& source, const Checkpoint& checkpoint,
+      const Backend& (*wrap)(const Backend&) = nullptr);
 
   const Backend& backend() const { return backend_; }
   Stream& stream() const { return *stream_; }

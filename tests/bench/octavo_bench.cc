@@ -23,6 +23,7 @@
 #include "tests/bench/attention_bench.h"
 #include "tests/bench/crossover_bench.h"
 #include "tests/bench/forward_bench.h"
+#include "tests/bench/forward_profile.h"
 #include "tests/bench/lengths_bench.h"
 #include "tests/bench/linear_bench.h"
 #include "tests/bench/model_bench.h"
@@ -61,12 +62,13 @@ ABSL_FLAG(int, max_documents, 256, "model: documents taken from --text");
 ABSL_FLAG(std::vector<std::string>, tokens, {},
           "model: embeds random ids, so many a document, instead of texts; linear, crossover: only "
           "so many; empty is 1 to 256 and 1 to 1024; several are separated by commas");
-ABSL_FLAG(std::string, device, "cpu", "model: cpu or cuda:0");
-ABSL_FLAG(int, batch, 0,
-          "model: so many random sequences of --tokens a batch (128 and 512), straight through "
-          "Forward; 0: through the whole runtime");
+ABSL_FLAG(std::string, device, "cpu", "model, profile: cpu or cuda:0");
+ABSL_FLAG(
+    int, batch, 0,
+    "model, profile: so many random sequences of --tokens a batch (128 and 512), straight through "
+    "Forward; 0: through the whole runtime");
 ABSL_FLAG(int64_t, unit_rows, 0,
-          "model --batch: rows of a unit of documents; 0: as many as the device takes");
+          "model, profile --batch: rows of a unit of documents; 0: as many as the device takes");
 ABSL_FLAG(std::string, lengths, "16-256", "lengths: the shortest and the longest sequence");
 ABSL_FLAG(int, rounds, 3,
           "passes or turns, whose medians are printed; linear, lengths: at least 7, tokenizer, "
@@ -242,7 +244,7 @@ absl::StatusOr<WorkloadOptions> Load() {
   return load;
 }
 
-absl::Status ModelBatches() {
+absl::StatusOr<ForwardBenchOptions> Batches() {
   ForwardBenchOptions options;
   options.source = Source();
   options.formats = FormatNames();
@@ -257,8 +259,14 @@ absl::Status ModelBatches() {
   options.rounds = absl::GetFlag(FLAGS_rounds);
   options.output = &std::cout;
   options.log = &std::cerr;
-  return absl::GetFlag(FLAGS_worker) ? RunForwardWorker(options, std::cin)
-                                     : RunForwardBench(options);
+  return options;
+}
+
+absl::Status ModelBatches() {
+  const auto options = Batches();
+  if (!options.ok()) return options.status();
+  return absl::GetFlag(FLAGS_worker) ? RunForwardWorker(*options, std::cin)
+                                     : RunForwardBench(*options);
 }
 
 absl::Status Model() {
@@ -330,6 +338,10 @@ absl::StatusOr<ProfileBenchOptions::Served> ServeTexts(const Workload& load,
 #endif
 
 absl::Status Profile() {
+  if (absl::GetFlag(FLAGS_batch) > 0) {
+    const auto batches = Batches();
+    return batches.ok() ? RunForwardProfile(*batches) : batches.status();
+  }
   ProfileBenchOptions options;
   options.source = Source();
   auto load = Load();

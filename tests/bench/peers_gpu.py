@@ -81,9 +81,9 @@ def make_peers(arguments, shape, weights):
     encoders = {}
     ids = torch.randint(1000, 30000, (2, 32), device=peer.DEVICE)
     expected = None
-    for compiled in (False, True):
+    for mode in arguments.modes:
         for backend in peer.BACKENDS:
-            encoder = peer.Encoder(shape, weights, backend, compiled)
+            encoder = peer.Encoder(shape, weights, backend, mode == "compiled")
             start = time.perf_counter()
             try:
                 got = encoder.forward(ids)
@@ -269,6 +269,8 @@ def parse_arguments():
                         type=lambda text: text.split(","))
     parser.add_argument("--dtype", choices=["float16", "bfloat16"], default="float16",
                         help="of the peer")
+    parser.add_argument("--modes", default="eager,compiled", help="of the peer",
+                        type=lambda text: text.split(","))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.1, help="of a turn")
     arguments = parser.parse_args()

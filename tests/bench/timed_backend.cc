@@ -22,6 +22,11 @@ std::vector<LinearKernel> linear_kernels, timed_linear_kernels;
 std::vector<AttentionKernel> attention_kernels, timed_attention_kernels;
 RowOperations rows;
 bool leave_out_gelu = false;
+// On the CPU, calls are over when they return and arguments can be read.
+bool on_cpu = true;
+bool by_marks = false;
+Buffer delay_host, delay_device;
+constexpr int64_t kDelayBytes = 2 << 20;
 
 // Each thread adds to times of its own, which outlive it.
 std::mutex mutex;
@@ -35,14 +40,28 @@ PartTimes& ThreadTimes() {
   return *times;
 }
 
-// Adds its lifetime to a part.
+// Adds its lifetime to a part; where times are taken by marks, the device's time of what the stream
+// was given meanwhile.
 class Stopwatch {
  public:
-  Stopwatch(Part part, const Stream& stream)
-      : time_(ThreadTimes()[static_cast<int>(part)]), slots_(stream.slots()) {}
+  Stopwatch(Part part, Stream& stream)
+      : time_(ThreadTimes()[static_cast<int>(part)]), stream_(stream) {
+    if (!by_marks) return;
+    // While the device copies this, the host gives it the mark and the kernels.
+    stream_.Upload(delay_device.as<void>(), delay_host.as<void>(), kDelayBytes);
+    first_ = stream_.Mark();
+  }
   ~Stopwatch() {
-    time_.core_seconds += std::chrono::duration<double>(Clock::now() - start_).count() * slots_;
     ++time_.calls;
+    if (by_marks) {
+      const uint64_t last = stream_.Mark();
+      if (stream_.Finish().ok()) {
+        time_.core_seconds += std::chrono::duration<double>(stream_.Between(first_, last)).count();
+      }
+    } else {
+      time_.core_seconds +=
+          std::chrono::duration<double>(Clock::now() - start_).count() * stream_.slots();
+    }
   }
   Stopwatch(const Stopwatch&) = delete;
   Stopwatch& operator=(const Stopwatch&) = delete;
@@ -51,17 +70,17 @@ class Stopwatch {
 
  private:
   PartTime& time_;
-  const int slots_;
+  Stream& stream_;
+  uint64_t first_ = 0;
   const Clock::time_point start_ = Clock::now();
 };
 
 // Which of an encoder's four products this is.
 Part PartOf(const LinearArgs& args) {
   const LinearShape& shape = args.weight->shape;
-  if (args.epilogue.residual != nullptr) {
-    return shape.k > shape.n ? Part::kDown : Part::kAttentionOutput;
-  }
-  return args.epilogue.activation == Activation::kNone ? Part::kQueryKeyValue : Part::kUp;
+  if (args.epilogue.activation != Activation::kNone) return Part::kUp;
+  if (shape.k > shape.n) return Part::kDown;
+  return shape.k == shape.n ? Part::kAttentionOutput : Part::kQueryKeyValue;
 }
 
 // The same product without what follows the bias.
@@ -91,6 +110,11 @@ void RunLinear(const LinearArgs& args, Stream& stream) {
 template <size_t kIndex>
 void RunAttention(const AttentionArgs& args, Stream& stream) {
   const AttentionKernel& kernel = attention_kernels[kIndex];
+  if (!on_cpu) {
+    const Stopwatch stopwatch(Part::kAttention, stream);
+    kernel.run(args, stream);
+    return;
+  }
   double pairs = 0;  // of a query and a key
   for (int64_t s = 0; s < args.sequences; ++s) {
     const int64_t begin = std::max<int64_t>(args.row_begin, args.offsets[s]);
@@ -129,7 +153,7 @@ struct TimedRows;
 template <typename... Args, void (*RowOperations::*kOperation)(Args...), Part kPart>
 struct TimedRows<kOperation, kPart> {
   static void Run(Args... args) {
-    const Stream& stream = std::get<sizeof...(Args) - 1>(std::tie(args...));
+    Stream& stream = std::get<sizeof...(Args) - 1>(std::tie(args...));
     Stopwatch stopwatch(kPart, stream);
     (rows.*kOperation)(args...);
   }
@@ -157,6 +181,7 @@ const Backend& TimedBackend(const Backend& backend) {
     linear_kernels.assign(linear.begin(), linear.end());
     attention_kernels.assign(attention.begin(), attention.end());
     rows = backend.rows;
+    on_cpu = backend.name == "cpu";
     WrapKernels(std::make_index_sequence<kMostKernels>());
     Backend copy = backend;
     copy.linear_kernels = [] { return std::span<const LinearKernel>(timed_linear_kernels); };
@@ -182,6 +207,17 @@ PartTimes TakePartTimes() {
     times = {};
   }
   return sum;
+}
+
+absl::Status TakeTimesByMarks(const Backend& backend) {
+  absl::StatusOr<Buffer> host = backend.allocate_host(kDelayBytes);
+  if (!host.ok()) return host.status();
+  absl::StatusOr<Buffer> device = backend.allocate(kDelayBytes);
+  if (!device.ok()) return device.status();
+  delay_host = *std::move(host);
+  delay_device = *std::move(device);
+  by_marks = true;
+  return absl::OkStatus();
 }
 
 void LeaveOutGelu(bool leave_out) { leave_out_gelu = leave_out; }

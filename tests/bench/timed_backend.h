@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 
+#include "absl/status/status.h"
 #include "kernels/backend.h"
 
 namespace octavo::bench {
@@ -29,8 +30,9 @@ struct PartTime {
   // leaves slots of its stream idle takes them all the same.
   double core_seconds = 0;
   int64_t calls = 0;
-  std::array<double, kElements> flops = {};  // by the element its arithmetic is done in
-  double weight_bytes = 0;                   // packed, once a call
+  // By the element its arithmetic is done in; attention's only on the CPU.
+  std::array<double, kElements> flops = {};
+  double weight_bytes = 0;  // packed, once a call
 };
 using PartTimes = std::array<PartTime, kParts>;
 
@@ -40,6 +42,10 @@ const Backend& TimedBackend(const Backend& backend);
 
 // What all threads spent since the last call. Only while nothing runs on the timed backend.
 PartTimes TakePartTimes();
+
+// From now on a call's time is the device's, which does one at a time, each when it has nothing
+// else to do. Once models are loaded: no graph may be recorded on the timed backend after this.
+absl::Status TakeTimesByMarks(const Backend& backend);
 
 // While set, up products leave out GELU and the activation encoding: they write 16 bit (f32 where
 // that was wanted) to memory that nothing reads. Their time, beside what it is otherwise, separates
