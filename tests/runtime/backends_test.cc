@@ -94,7 +94,11 @@ TEST_P(BackendsTest, AgreesWithTheCpuOnRealText) {
 INSTANTIATE_TEST_SUITE_P(Formats, BackendsTest,
                          ::testing::Values(BackendCase{"cpu", "bf16", "f32", 0.999},
                                            BackendCase{"cuda", "f16", "f32", 0.9999},
-                                           BackendCase{"cuda", "bf16", "bf16", 0.999}),
+                                           BackendCase{"cuda", "bf16", "bf16", 0.999},
+                      BackendCase{"cuda", "a8w8_fp8", "a8w8_fp8", 0.998},
+                      BackendCase{"cuda", "a8w8_int8", "a8w8_int8", 0.998},
+                      BackendCase{"cuda", "a16w4_int4", "a16w4_int4", 0.9999},
+                      BackendCase{"cuda", "a16w4_int4_g128z", "a16w4_int4_g128z", 0.9999}),
                          [](const auto& info) {
                            return std::string(info.param.backend) + "_" + info.param.format;
                          });

@@ -78,7 +78,11 @@ INSTANTIATE_TEST_SUITE_P(Formats, ForwardFormatTest,
                                            FormatCase{"cpu", "a16w4_int4_g32z", 0.97, 0.9999},
                                            FormatCase{"cpu", "a16w4_int4_g64", 0.94, 0.9999},
                                            FormatCase{"cuda", "f16", 0.9999, 0.9999},
-                                           FormatCase{"cuda", "bf16", 0.9995, 0.9999}),
+                                           FormatCase{"cuda", "bf16", 0.9995, 0.9999},
+                      FormatCase{"cuda", "a8w8_fp8", 0.998, 0.999},
+                      FormatCase{"cuda", "a8w8_int8", 0.998, 0.999},
+                      FormatCase{"cuda", "a16w4_int4_g32z", 0.97, 0.9999},
+                      FormatCase{"cuda", "a16w4_int4_g64", 0.94, 0.9999}),
                          [](const auto& info) {
                            return std::string(info.param.backend) + "_" + info.param.format;
                          });
