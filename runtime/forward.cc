@@ -35,9 +35,9 @@ absl::StatusOr<const AttentionKernel*> ChooseAttention(const Backend& backend, c
     } else if (forced.empty() && format.weight.element == Element::kF32 &&
                row.input != Element::kF32) {
       why = "format f32 keeps f32 attention";
-    } else if (forced.empty() && format.activation.element == Element::kBf16 &&
-               row.input == Element::kF16) {
-      why = "format bf16 keeps the range of bf16";
+    } else if (forced.empty() && row.input == Element::kF16 &&
+               backend.hidden(format) == Element::kBf16) {
+      why = absl::StrCat("format ", View(format.name), " keeps the range of bf16");
     } else if (forced.empty() && format.activation.element != Element::kInt8 &&
                row.score_levels > 0 && row.score_levels < 256) {
       why = absl::StrCat("format ", View(format.name), " keeps scores of 16 bits");

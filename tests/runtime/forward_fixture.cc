@@ -124,22 +124,26 @@ std::vector<std::vector<float>> LoadedModel::Embed(
 }
 
 LoadedModel Load(const Checkpoint& checkpoint, const std::string& format, int threads,
-                 const std::string& forced_kernels, std::string_view backend) {
-  return LoadOn(**FindBackend(backend), checkpoint, format, threads, forced_kernels);
+                 const std::string& forced_kernels, std::string_view backend,
+                 std::string_view forced_attention) {
+  return LoadOn(**FindBackend(backend), checkpoint, format, threads, forced_kernels,
+                forced_attention);
 }
 
 LoadedModel LoadOn(const Backend& backend, const Checkpoint& checkpoint, const std::string& format,
-                   int threads, const std::string& forced_kernels) {
+                   int threads, const std::string& forced_kernels,
+                   std::string_view forced_attention) {
   LoadedModel model;
   model.stream = *backend.open_stream(0, DeviceOptions{.threads = threads});
   const Format& chosen = **FindFormat(format);
   LinearPlanner planner(backend, *model.stream, {.forced_kernels = forced_kernels});
   const bool float_zero = chosen.weight.zero == Zero::kF16 || chosen.weight.zero == Zero::kF32;
   model.shared = *SharedWeights::Load(checkpoint, backend, *model.stream);
-  auto forward = Forward::Load(checkpoint, model.shared, backend, chosen,
-                               float_zero ? Method::kHqq : Method::kRoundToNearest,
-                               *ChooseAttention(backend, chosen, checkpoint.spec().head_size, ""),
-                               planner, *model.stream);
+  auto forward = Forward::Load(
+      checkpoint, model.shared, backend, chosen,
+      float_zero ? Method::kHqq : Method::kRoundToNearest,
+      *ChooseAttention(backend, chosen, checkpoint.spec().head_size, forced_attention), planner,
+      *model.stream);
   EXPECT_TRUE(forward.ok()) << forward.status();
   model.forward = *std::move(forward);
   return model;

@@ -30,10 +30,12 @@ struct LoadedModel {
 };
 
 LoadedModel Load(const Checkpoint& checkpoint, const std::string& format, int threads,
-                 const std::string& forced_kernels = "", std::string_view backend = "cpu");
+                 const std::string& forced_kernels = "", std::string_view backend = "cpu",
+                 std::string_view forced_attention = "");
 
 LoadedModel LoadOn(const Backend& backend, const Checkpoint& checkpoint, const std::string& format,
-                   int threads, const std::string& forced_kernels = "");
+                   int threads, const std::string& forced_kernels = "",
+                   std::string_view forced_attention = "");
 
 // Why `backend` can't be used here; empty if it can.
 std::string WhyNot(std::string_view backend);

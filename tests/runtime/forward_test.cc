@@ -79,10 +79,10 @@ INSTANTIATE_TEST_SUITE_P(Formats, ForwardFormatTest,
                                            FormatCase{"cpu", "a16w4_int4_g64", 0.94, 0.9999},
                                            FormatCase{"cuda", "f16", 0.9999, 0.9999},
                                            FormatCase{"cuda", "bf16", 0.9995, 0.9999},
-                      FormatCase{"cuda", "a8w8_fp8", 0.998, 0.999},
-                      FormatCase{"cuda", "a8w8_int8", 0.998, 0.999},
-                      FormatCase{"cuda", "a16w4_int4_g32z", 0.97, 0.9999},
-                      FormatCase{"cuda", "a16w4_int4_g64", 0.94, 0.9999}),
+                                           FormatCase{"cuda", "a8w8_fp8", 0.998, 0.999},
+                                           FormatCase{"cuda", "a8w8_int8", 0.998, 0.999},
+                                           FormatCase{"cuda", "a16w4_int4_g32z", 0.97, 0.9999},
+                                           FormatCase{"cuda", "a16w4_int4_g64", 0.94, 0.9999}),
                          [](const auto& info) {
                            return std::string(info.param.backend) + "_" + info.param.format;
                          });
@@ -138,6 +138,9 @@ template <const AttentionKernel*... rows>
 Backend WithAttention() {
   Backend backend = **FindBackend("cpu");
   backend.instruction_sets = [] { return 1u; };
+  backend.hidden = [](const Format& format) {
+    return format.weight.element == Element::kBf16 ? Element::kBf16 : Element::kF16;
+  };
   backend.attention_kernels = [] {
     static const AttentionKernel table[] = {*rows...};
     return std::span<const AttentionKernel>(table);
@@ -168,6 +171,11 @@ TEST(ChooseAttentionTest, QueriesTakeTheRowForShortSequences) {
   ASSERT_TRUE(bf16.ok()) << bf16.status();
   EXPECT_EQ((*bf16)[Lane::kQuery].name, "any_bf16");
   EXPECT_EQ((*bf16)[Lane::kDocument].name, "any_bf16");
+  // 4-bit weights ask for 16-bit activations, which are f16 on this backend.
+  const absl::StatusOr<AttentionRows> int4 =
+      ChooseAttention(backend, **FindFormat("a16w4_int4"), 32, "");
+  ASSERT_TRUE(int4.ok()) << int4.status();
+  EXPECT_EQ((*int4)[Lane::kQuery].name, "short_f16");
   const absl::StatusOr<AttentionRows> forced =
       ChooseAttention(backend, **FindFormat("f16"), 32, "short_f16");
   ASSERT_TRUE(forced.ok()) << forced.status();
