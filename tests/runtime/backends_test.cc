@@ -99,7 +99,10 @@ INSTANTIATE_TEST_SUITE_P(
                       BackendCase{"cuda", "f16", "f32", 0.9999},
                       BackendCase{"cuda", "bf16", "bf16", 0.999},
                       BackendCase{"cuda", "a8w8_fp8", "a8w8_fp8", 0.998},
-                      BackendCase{"cuda", "a8w8_int8", "a8w8_int8", 0.998},
+                      // Two of the CPU's own f32 attention rows, which differ in the last bit,
+                      // leave int8 models as far apart as 0.9966: a code that rounds the other way
+                      // moves the next layer's codes.
+                      BackendCase{"cuda", "a8w8_int8", "a8w8_int8", 0.995},
                       BackendCase{"cuda", "a16w4_int4", "a16w4_int4", 0.9999},
                       BackendCase{"cuda", "a16w4_int4_g128z", "a16w4_int4_g128z", 0.9999}),
     [](const auto& info) { return std::string(info.param.backend) + "_" + info.param.format; });
