@@ -1,5 +1,6 @@
 #include "runtime/device_model.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace octavo {
@@ -7,6 +8,28 @@ namespace octavo {
 int64_t DeviceModel::bytes() const {
   int64_t bytes = shared->bytes;
   for (const auto& forward : forwards) bytes += forward->bytes();
+  return bytes;
+}
+
+int64_t DeviceModel::EstimateBytes(const ModelSpec& spec, const LaneFormat (&formats)[kLanes]) {
+  const int64_t embeddings = int64_t{spec.vocabulary} + spec.max_tokens + 1;  // one token type
+  constexpr int64_t kFloat = sizeof(float);  // of embeddings, scales, zero points and biases
+  int64_t bytes = embeddings * spec.hidden * kFloat;
+  for (int l = 0; l < kLanes; ++l) {
+    if (std::find(formats, formats + l, formats[l]) != formats + l) continue;
+    const Encoding& encoding = formats[l].format->weight;
+    const int64_t floats_a_group =
+        (encoding.scale != ScaleElement::kNone) + (encoding.zero != Zero::kNone);
+    for (const LayerSpec& layer : spec.layers) {
+      for (const LinearSpec* linear :
+           {&layer.query_key_value, &layer.attention_output, &layer.up, &layer.down}) {
+        const EncodedMatrix weight = {
+            .encoding = encoding, .rows = linear->shape.n, .columns = linear->shape.k};
+        bytes +=
+            weight.rows * (weight.row_bytes() + weight.groups() * floats_a_group * kFloat + kFloat);
+      }
+    }
+  }
   return bytes;
 }
 

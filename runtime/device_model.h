@@ -32,9 +32,12 @@ struct DeviceModel {
 
   int64_t bytes() const;
 
+  // Bytes of the weights as their formats store them, roughly what loading takes.
+  static int64_t EstimateBytes(const ModelSpec& spec, const LaneFormat (&formats)[kLanes]);
+
   // Loads the weights through `stream`, which is on the device; linear rows are those that
-  // `planner` chooses. `attention_kernel`: as ChooseAttention's `forced`. RESOURCE_EXHAUSTED says
-  // how much memory the model needs in all.
+  // `planner` chooses. `attention_kernel`: as ChooseAttention's `forced`. RESOURCE_EXHAUSTED if
+  // the device has not the memory.
   static absl::StatusOr<std::unique_ptr<DeviceModel>> Load(const Checkpoint& checkpoint,
                                                            const Device& device,
                                                            const LaneFormat (&formats)[kLanes],

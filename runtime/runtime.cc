@@ -127,6 +127,18 @@ absl::StatusOr<std::vector<Device>> ReadDevices(const RuntimeOptions& options,
   return devices;
 }
 
+// `status`, and what there should have been room for.
+absl::Status OutOfMemory(const absl::Status& status, const std::string& device,
+                         const ModelInfo& info, int64_t weight_bytes) {
+  const LaneDescription(&lanes)[kLanes] = info.lanes;
+  return absl::ResourceExhaustedError(
+      absl::StrCat(device, ": ", status.message(), "; ", info.name, " needs about ",
+                   (weight_bytes + (1 << 20) - 1) >> 20, " MiB there for its weights in ",
+                   View(lanes[0].format->name), " and ", View(lanes[1].format->name),
+                   ", and workspaces for batches of ", lanes[0].limits.max_batch_tokens, " and ",
+                   lanes[1].limits.max_batch_tokens, " tokens"));
+}
+
 }  // namespace
 
 Runtime::Runtime(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -183,7 +195,10 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoin
     if (absl::Status status = state->AddDevice(*checkpoint, *device, static_cast<int>(engines),
                                                formats, options, observer, &plan);
         !status.ok()) {
-      return status;
+      return absl::IsResourceExhausted(status)
+                 ? OutOfMemory(status, device->name, info,
+                               DeviceModel::EstimateBytes(info.spec, formats))
+                 : status;
     }
   }
   if (absl::Status status = checkpoint->CheckUnchanged(); !status.ok()) return status;

@@ -6,6 +6,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/device_model.h"
 #include "runtime/runtime.h"
 #include "tests/runtime/faulty_backend.h"
 #include "tests/runtime/forward_fixture.h"
@@ -227,6 +228,41 @@ TEST_F(RuntimeDevicesTest, ADeviceThatFailsWhileItIsMeasuredFailsTheStart) {
   const absl::Status status = runtime_->Start();
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("faulty:1 failed: as told"));
+}
+
+TEST_F(RuntimeDevicesTest, OutOfMemoryAtLoadSaysHowMuchIsNeeded) {
+  // In the weights, and in the workspaces.
+  octavo::testing::MendDevices();
+  ASSERT_TRUE(Load("faulty:0").ok());
+  const int64_t all = octavo::testing::AllocatedBytes();
+  for (const int64_t most : {int64_t{0}, all / 4, all - 1}) {
+    octavo::testing::LimitMemory(most);
+    const absl::Status status = Load("faulty:0");
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("faulty:0: the device is out of memory"));
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("random-64x2 needs about 1 MiB there for its weights in f32 and f32, and "
+                          "workspaces for batches of 256 and 512 tokens"));
+  }
+  octavo::testing::LimitMemory(all);
+  EXPECT_TRUE(Load("faulty:0").ok());
+}
+
+TEST_F(RuntimeDevicesTest, TheEstimateOfMemoryIsNearWhatIsHeld) {
+  const std::unique_ptr<Checkpoint> checkpoint = Checkpoint::Random(spec_, 11);
+  const auto stream = *FaultyBackend().open_stream(0, {.threads = 1});
+  for (const char* format : {"f32", "bf16", "a8w8_int8", "a16w4_int4"}) {
+    const LaneFormat formats[kLanes] = {{*FindFormat(format), Method::kRoundToNearest},
+                                        {*FindFormat("f32"), Method::kRoundToNearest}};
+    LinearPlanner planner(FaultyBackend(), *stream, {});
+    const auto model = DeviceModel::Load(*checkpoint, {&FaultyBackend(), 0, "faulty:0"}, formats,
+                                         "", planner, *stream);
+    ASSERT_TRUE(model.ok()) << model.status();
+    const double held = static_cast<double>((*model)->bytes());
+    const double estimated = static_cast<double>(DeviceModel::EstimateBytes(spec_, formats));
+    EXPECT_GT(estimated, 0.7 * held) << format;
+    EXPECT_LT(estimated, 1.1 * held) << format;
+  }
 }
 
 TEST_F(RuntimeDevicesTest, ADeviceThatIsNotThereFailsTheLoad) {

@@ -79,6 +79,15 @@ TEST_F(ServerFaultsTest, ADeviceThatIsNotHereEndsTheStartWithOneClearLine) {
   EXPECT_THAT(second.log, HasSubstr("error: there is no device faulty:9"));
 }
 
+TEST_F(ServerFaultsTest, TooLittleMemoryEndsTheStartAndSaysHowMuchIsNeeded) {
+  setenv("OCTAVO_FAULTY_MEMORY", "1000", 1);
+  const Outcome outcome = RunToTheEnd(OCTAVO_FAULTY_SERVER, {"--device=faulty:0"});
+  unsetenv("OCTAVO_FAULTY_MEMORY");
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.log, HasSubstr("error: faulty:0: the device is out of memory"));
+  EXPECT_THAT(outcome.log, HasSubstr(" needs about 1 MiB there for its weights in f32 and f32"));
+}
+
 TEST_F(ServerFaultsTest, AutoTakesTheProcessorWhereThereIsNothingFasterAndSaysWhy) {
   setenv("CUDA_VISIBLE_DEVICES", "", 1);
   ASSERT_NO_FATAL_FAILURE(StartProcess(OCTAVO_SERVER, model_.path(), Arguments({"--device=auto"})));
