@@ -1,6 +1,7 @@
 #include "runtime/forward.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -68,7 +69,8 @@ absl::StatusOr<AttentionRows> ChooseAttention(const Backend& backend, const Form
 
 void RaggedBatch::Add(const std::vector<int32_t>& sequence) {
   ids.insert(ids.end(), sequence.begin(), sequence.end());
-  for (size_t i = 0; i < sequence.size(); ++i) positions.push_back(static_cast<int32_t>(i));
+  positions.resize(ids.size());
+  std::iota(positions.end() - std::ssize(sequence), positions.end(), 0);
   offsets.push_back(static_cast<int32_t>(ids.size()));
 }
 

@@ -11,6 +11,13 @@ namespace {
 constexpr int64_t kLeastBlockRows = 32;
 // Slots hold a multiple of this many rows: a column of scales begins on a boundary of 128 bytes.
 constexpr int64_t kSlotRows = 32;
+// A block of many rows is cut where a GPU's tiles end.
+constexpr int64_t kManyRows = 1024;
+constexpr int64_t kTileRows = 128;
+
+int64_t RoundUp(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
 int64_t ElementBytes(Element element) {
   switch (element) {
@@ -93,7 +100,10 @@ absl::Status ForwardPass::Reserve(int64_t tokens, int64_t block_rows) {
   }
   const int64_t widest = std::max(spec.hidden, spec.intermediate);
   const int64_t scale_groups = (widest + kScaleColumns - 1) / kScaleColumns;
-  block_rows = (block_rows + kSlotRows - 1) / kSlotRows * kSlotRows;
+  // By half at least: as a device's rate is learned its units grow step by step.
+  const int64_t held = workspace.slots.back().rows;
+  if (block_rows > held) block_rows = std::max(block_rows, std::min(held / 2 * 3, tokens));
+  block_rows = RoundUp(block_rows, kSlotRows);
   for (Slot& slot : workspace.slots) {
     if (slot.rows >= block_rows) continue;
     // Widest element each may hold: the row a plan picks decides at run time.
@@ -182,14 +192,15 @@ absl::Status ForwardPass::Begin(const RaggedBatch& batch, int64_t unit_rows) {
   }
   const int64_t tokens = batch.tokens();
   const int64_t slots = std::ssize(workspace_->slots);
-  if (tokens < kLeastBlockRows * slots || slots == 1) {
-    block_rows_ = slots == 1 ? std::min(std::max(unit_rows, kLeastBlockRows), tokens) : tokens;
-    blocks_a_unit_ = 1;
-  } else {
-    // Equal blocks, a whole number of units: no slot waits for a last odd block.
+  block_rows_ = tokens;
+  blocks_a_unit_ = 1;
+  if (tokens >= kLeastBlockRows * slots) {
+    // Equal blocks, a whole number of units: no slot waits for a last odd block, and no unit is too
+    // small for the device.
     const int64_t most = std::max(unit_rows, kLeastBlockRows);
     const int64_t units = (tokens + most * slots - 1) / (most * slots);
     block_rows_ = (tokens + units * slots - 1) / (units * slots);
+    if (block_rows_ >= kManyRows) block_rows_ = RoundUp(block_rows_, kTileRows);
     blocks_a_unit_ = slots;
   }
   if (absl::Status status = Reserve(tokens, block_rows_); !status.ok()) return status;
