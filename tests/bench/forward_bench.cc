@@ -16,6 +16,7 @@
 #include "runtime/checkpoint.h"
 #include "runtime/forward.h"
 #include "runtime/forward_pass.h"
+#include "tests/bench/evicting.h"
 #include "tests/bench/loaded_device.h"
 
 namespace octavo::bench {

@@ -5,12 +5,6 @@
 #include "runtime/models/models.h"
 
 namespace octavo::bench {
-namespace {
-
-constexpr int64_t kEvictedRows = 43691, kEvictedColumns = 1024;  // 4 bytes read, 2 written
-
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<Checkpoint>> OpenCheckpoint(const ModelSource& source) {
   if (!source.model.empty()) return Checkpoint::Open(source.model);
   auto spec = NamedShape(source.shape);
@@ -50,25 +44,6 @@ absl::StatusOr<std::unique_ptr<Forward>> LoadedDevice::Load(const Checkpoint& ch
   if (!attention.ok()) return attention.status();
   return Forward::Load(checkpoint, shared_, backend_, **format, Method::kRoundToNearest, *attention,
                        planner_, *stream_);
-}
-
-absl::StatusOr<Evicting> Evicting::Create(const Backend& backend) {
-  Evicting evicting(backend);
-  auto read = backend.allocate(kEvictedRows * kEvictedColumns * 4);
-  if (!read.ok()) return read.status();
-  auto written = backend.allocate(kEvictedRows * kEvictedColumns * 2);
-  if (!written.ok()) return written.status();
-  evicting.read_ = *std::move(read);
-  evicting.written_ = *std::move(written);
-  return evicting;
-}
-
-void Evicting::Touch(Stream& stream) const {
-  const EncodeArgs encode = {.rows = kEvictedRows,
-                             .columns = kEvictedColumns,
-                             .input = {read_.as<void>(), kEvictedColumns, Element::kF32},
-                             .output = {written_.as<void>(), kEvictedColumns, Element::kBf16}};
-  backend_->rows.encode(encode, stream);
 }
 
 }  // namespace octavo::bench

@@ -1,5 +1,4 @@
-// A device with what benches need on it: a model's shared weights, memory to push others out of its
-// cache.
+// A device with a model's shared weights on it, for benches that run Forwards themselves.
 #pragma once
 
 #include <memory>
@@ -41,21 +40,6 @@ class LoadedDevice {
   std::unique_ptr<Stream> stream_;
   std::shared_ptr<const SharedWeights> shared_;
   LinearPlanner planner_;
-};
-
-// 256 MB of a device's memory: more than its cache holds.
-class Evicting {
- public:
-  static absl::StatusOr<Evicting> Create(const Backend& backend);
-
-  // Reads and writes all of it.
-  void Touch(Stream& stream) const;
-
- private:
-  explicit Evicting(const Backend& backend) : backend_(&backend) {}
-
-  const Backend* backend_;
-  Buffer read_, written_;
 };
 
 }  // namespace octavo::bench

@@ -22,6 +22,7 @@
 #include "kernels/cpu/team.h"
 #include "tests/bench/attention_bench.h"
 #include "tests/bench/crossover_bench.h"
+#include "tests/bench/device_linear_bench.h"
 #include "tests/bench/forward_bench.h"
 #include "tests/bench/forward_profile.h"
 #include "tests/bench/lengths_bench.h"
@@ -62,7 +63,7 @@ ABSL_FLAG(int, max_documents, 256, "model: documents taken from --text");
 ABSL_FLAG(std::vector<std::string>, tokens, {},
           "model: embeds random ids, so many a document, instead of texts; linear, crossover: only "
           "so many; empty is 1 to 256 and 1 to 1024; several are separated by commas");
-ABSL_FLAG(std::string, device, "cpu", "model, profile: cpu or cuda:0");
+ABSL_FLAG(std::string, device, "cpu", "peak, rows, linear, model, profile: cpu or cuda:0");
 ABSL_FLAG(
     int, batch, 0,
     "model, profile: so many random sequences of --tokens a batch (128 and 512), straight through "
@@ -147,7 +148,10 @@ std::vector<std::string> FormatNames() {
   return absl::StrSplit(absl::GetFlag(FLAGS_format), ',', absl::SkipEmpty());
 }
 
+bool OnCpu() { return absl::GetFlag(FLAGS_device) == "cpu"; }
+
 absl::Status Peak() {
+  if (!OnCpu()) return RunDevicePeakBench(absl::GetFlag(FLAGS_device), &std::cout);
   RunPeakBench(Threads(), &std::cout);
   return absl::OkStatus();
 }
@@ -185,6 +189,7 @@ absl::Status Linear() {
   options.peak_flops = PeakFlops;
   options.read_rate = ReadRate;
   options.output = &std::cout;
+  if (!OnCpu()) return RunDeviceLinearBench(options, absl::GetFlag(FLAGS_device));
   return RunLinearBench(options);
 }
 
