@@ -165,15 +165,15 @@ absl::Status DeviceLinearBench::Allocate(const LinearShape& shape, int64_t token
     status = allocated.status();
     if (allocated.ok()) *buffer = *std::move(allocated);
   };
-  allocate(&input_, tokens * shape.k * 2);
+  allocate(&input_, tokens * shape.k * 4);
   allocate(&scales_, scales(shape.k) * 4);
   allocate(&sums_, stride * 4);
-  allocate(&output_, tokens * shape.n * 2);
+  allocate(&output_, tokens * shape.n * 4);
   allocate(&output_scales_, scales(shape.n) * 4);
   allocate(&output_sums_, stride * 4);
   allocate(&bias_, shape.n * 4);
   if (!status.ok()) return status;
-  const std::vector<uint8_t> codes = RandomCodes(tokens * shape.k * 2);
+  const std::vector<uint8_t> codes = RandomCodes(tokens * shape.k * 4);
   const std::vector<float> floats(std::max(scales(shape.k), shape.n), 1.0f / 1024);
   stream_->Upload(input_.as<void>(), codes.data(), static_cast<int64_t>(codes.size()));
   stream_->Upload(scales_.as<void>(), floats.data(), scales(shape.k) * 4);

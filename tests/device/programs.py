@@ -15,14 +15,15 @@ import tempfile
 
 BACKEND = "cuda"
 # Those whose tests are named by row or by backend, and others, which run whole.
-BY_NAME = ("linear_test", "attention_test", "rows_test", "forward_test", "backends_test")
-WHOLE = ("backend_test", "nvml_test", "plan_test", "engine_test")
+BY_NAME = ("linear_test", "attention_test", "rows_test", "forward_test", "backends_test",
+           "recording_test")
+WHOLE = ("backend_test", "nvml_test", "plan_test", "engine_test", "runtime_devices_test")
 TABLES = {"linear": "linear_test", "attention": "attention_test"}
 # Checked in time even where every access is watched.
 SANITIZED = {
     "linear_test": "*LeavesTheRowsOfADeviceCountAlone/cuda_*",
     "attention_test": "*AValueThatIsNotFiniteShows/*_{rows}",
-    "rows_test": "*cuda*",
+    "rows_test": "*/cuda",
 }
 TOOLS = ("memcheck", "racecheck")
 LIMIT_SECONDS = int(os.environ.get("OCTAVO_TEST_LIMIT", "300"))
