@@ -6,12 +6,13 @@
 
 Everyone is loaded once, validated against float32 and then takes turns, round after round, so that
 a change of the machine's speed falls on all. Documents: SciFact abstracts, ids made before the
-clock starts; the peers get length-sorted batches of 32, padded. Queries: one NQ question at a time,
+clock starts; the peers get length-sorted batches, padded, of the size in which each is fastest, and
+OpenVINO the precision, too. Queries: one NQ question at a time,
 tokenizing included; Octavo's also over gRPC, from a server that this script starts. Prints a JSON
 line a runner (medians over the rounds) and a JSON line a ratio; tables go to standard error.
 
 The models are all-MiniLM-L6-v2 or one of BERT-base's shape with random weights (peer_models.py).
-Needs numpy, tokenizers, torch, transformers, onnxruntime, openvino, onnx and onnxscript.
+Needs numpy, tokenizers, torch, transformers, onnx, onnxruntime, openvino and nncf.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import sys
 import time
 
 from peer_models import SHAPES, MINILM_SHA256, log, sha256
-from peer_runners import PEERS, OverGrpc, Workload, make_octavo, make_peer
+from peer_runners import PEERS, OverGrpc, Workload, float32_vectors, make_octavo, make_peer
 
 # Mean cosine to float32 once the mean of the float32 vectors is taken from both. With random
 # weights the vectors of any two documents have a cosine of 0.99, so a plain cosine would pass
@@ -53,6 +54,9 @@ def parse_arguments():
                                                      for s in SHAPES.values()))
     parser.add_argument("--peers", default=",".join(PEERS),
                         help="comma-separated: " + " ".join(PEERS))
+    parser.add_argument("--batches", type=lambda text: [int(size) for size in text.split(",")],
+                        default=[1, 2, 4, 8, 16],
+                        help="documents in a peer's batch: each gets its fastest of these")
     parser.add_argument("--document_format", default="a8w8_int8")
     parser.add_argument("--query_format", default="a16w4_int4")
     parser.add_argument("--pause", type=float, default=0.3,
@@ -185,8 +189,7 @@ def main():
     workload = Workload(arguments, model, np)
     log(f"{model.name}: {len(workload.documents)} documents, {workload.tokens} tokens; "
         f"{len(workload.queries)} queries; {arguments.threads} threads")
-    truth = make_peer("torch-fp32", arguments, model, workload)
-    reference = {what: truth.vectors(what) for what in ("documents", "queries")}
+    reference = float32_vectors(model, workload)
 
     runners, checks = [], {}
     with contextlib.ExitStack() as running:
