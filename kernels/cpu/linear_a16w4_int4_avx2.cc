@@ -1,9 +1,7 @@
 // a16w4_int4 on AVX2: a panel is decoded to f32, (q - zero) * scale, and multiplied in f32.
 #include <immintrin.h>
 
-#include "kernels/cpu/epilogue_avx2.h"
 #include "kernels/cpu/linear_f32_tile_avx2.h"
-#include "kernels/cpu/linear_tiles.h"
 
 namespace octavo::cpu {
 namespace {
@@ -41,12 +39,7 @@ void DecodeGroup(const uint8_t* codes, int64_t k, bool zero_points, float* to) {
   }
 }
 
-struct Int4Kernel {
-  using V = Avx2Vector;
-  using Activation = float;
-  static constexpr int kRows = kTileRows;
-  static constexpr int64_t kColumns = kTileColumns;
-
+struct Int4Kernel : F32Tile {
   static void Arrange(const LinearBlock& block, int64_t row, int64_t rows, float* to) {
     ArrangeWidened(block, row, rows, to);
   }
@@ -62,11 +55,6 @@ struct Int4Kernel {
       from += Int4CodeBytes(count) + kInt4ScaleBytes * (weight.zero_points ? 2 : 1);
     }
     return decoded;
-  }
-  template <int R>
-  static void Products(const LinearBlock& block, const float* arranged, int64_t, const float* panel,
-                       int64_t column, float* tile) {
-    F32Products<R>(arranged, panel + column, RoundUp(block.shape.k, 4), tile);
   }
 };
 

@@ -1,19 +1,12 @@
 // a8w8_fp8 on values widened to f32, in plain C++: for tests and evaluation.
 #include "kernels/cpu/e4m3.h"
-#include "kernels/cpu/epilogue_portable.h"
 #include "kernels/cpu/linear_f32_tile_portable.h"
-#include "kernels/cpu/linear_tiles.h"
 #include "quant/e4m3.h"
 
 namespace octavo::cpu {
 namespace {
 
-struct Fp8Kernel {
-  using V = PortableVector;
-  using Activation = float;
-  static constexpr int kRows = kTileRows;
-  static constexpr int64_t kColumns = kTileColumns;
-
+struct Fp8Kernel : F32Tile {
   static void Arrange(const LinearBlock& block, int64_t row, int64_t rows, float* to) {
     constexpr int64_t kStep = 4;
     const int64_t k = block.shape.k;
@@ -36,11 +29,6 @@ struct Fp8Kernel {
       widened[i] = E4m3ToFloat(from[i]) * scales[i % kPanelColumns];
     }
     return widened;
-  }
-  template <int R>
-  static void Products(const LinearBlock& block, const float* arranged, int64_t, const float* panel,
-                       int64_t column, float* tile) {
-    F32Products<R>(arranged, panel + column, RoundUp(block.shape.k, 4), tile);
   }
 };
 

@@ -6,7 +6,8 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/linear_panels.h"
+#include "kernels/cpu/epilogue_avx2.h"
+#include "kernels/cpu/linear_tiles.h"
 
 namespace octavo::cpu {
 namespace {
@@ -42,6 +43,20 @@ void F32Products(const float* arranged, const float* panel, int64_t k, float* ti
     _mm256_store_ps(tile + r * kPanelColumns + 8, sums[r][1]);
   }
 }
+
+// What the rows that multiply in f32 have in common, whatever their weights were widened from.
+struct F32Tile {
+  using V = Avx2Vector;
+  using Activation = float;
+  static constexpr int kRows = kTileRows;
+  static constexpr int64_t kColumns = kTileColumns;
+
+  template <int R>
+  static void Products(const LinearBlock& block, const float* arranged, int64_t, const float* panel,
+                       int64_t column, float* tile) {
+    F32Products<R>(arranged, panel + column, RoundUp(block.shape.k, 4), tile);
+  }
+};
 
 }  // namespace
 }  // namespace octavo::cpu

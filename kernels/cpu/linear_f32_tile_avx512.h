@@ -5,7 +5,8 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/linear_panels.h"
+#include "kernels/cpu/epilogue_avx512.h"
+#include "kernels/cpu/linear_tiles.h"
 
 namespace octavo::cpu {
 namespace {
@@ -39,6 +40,20 @@ void F32Products(const float* arranged, const float* panel, int64_t k, float* ti
     _mm512_store_ps(tile + r * kPanelColumns + 16, sums[r][1]);
   }
 }
+
+// What the rows that multiply in f32 have in common, whatever their weights were widened from.
+struct F32Tile {
+  using V = Avx512Vector;
+  using Activation = float;
+  static constexpr int kRows = kTileRows;
+  static constexpr int64_t kColumns = kPanelColumns;
+
+  template <int R>
+  static void Products(const LinearBlock& block, const float* arranged, int64_t, const float* panel,
+                       int64_t column, float* tile) {
+    F32Products<R>(arranged, panel + column, RoundUp(block.shape.k, 4), tile);
+  }
+};
 
 }  // namespace
 }  // namespace octavo::cpu

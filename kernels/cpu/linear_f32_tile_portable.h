@@ -3,7 +3,8 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/linear_panels.h"
+#include "kernels/cpu/epilogue_portable.h"
+#include "kernels/cpu/linear_tiles.h"
 
 namespace octavo::cpu {
 namespace {
@@ -30,6 +31,20 @@ void F32Products(const float* arranged, const float* panel, int64_t k, float* ti
     for (int c = 0; c < kTileColumns; ++c) tile[r * kPanelColumns + c] = sums[r][c];
   }
 }
+
+// What the rows that multiply in f32 have in common, whatever their weights were widened from.
+struct F32Tile {
+  using V = PortableVector;
+  using Activation = float;
+  static constexpr int kRows = kTileRows;
+  static constexpr int64_t kColumns = kTileColumns;
+
+  template <int R>
+  static void Products(const LinearBlock& block, const float* arranged, int64_t, const float* panel,
+                       int64_t column, float* tile) {
+    F32Products<R>(arranged, panel + column, RoundUp(block.shape.k, 4), tile);
+  }
+};
 
 }  // namespace
 }  // namespace octavo::cpu
