@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -172,6 +173,50 @@ absl::StatusOr<PackedLinear> LinearChoice::Pack(const Format& format,
   return linear;
 }
 
+// Times rows of one format and shape, or recalls what the planner has timed before.
+class LinearPlanner::Timer {
+ public:
+  Timer(LinearPlanner& planner, const Format& format, const LinearShape& shape)
+      : planner_(planner), format_(format), shape_(shape) {}
+
+  // As RowTimer::Time.
+  absl::StatusOr<double> Seconds(const LinearKernel& kernel, int64_t tokens,
+                                 double seconds_to_beat = std::numeric_limits<double>::infinity()) {
+    const auto [at, is_new] = planner_.seconds_.try_emplace(
+        TimingKey(format_.name, &kernel, shape_.n, shape_.k, tokens), 0);
+    if (is_new) {
+      if (absl::Status status = Prepare(kernel); !status.ok()) {
+        planner_.seconds_.erase(at);
+        return status;
+      }
+      at->second = timer_->Time(kernel, packed_, tokens, seconds_to_beat);
+    }
+    return at->second;
+  }
+
+ private:
+  absl::Status Prepare(const LinearKernel& kernel) {
+    if (!timer_.has_value()) {
+      absl::StatusOr<RowTimer> made =
+          RowTimer::Create(shape_, planner_.backend_, planner_.stream_, planner_.options_.now);
+      if (!made.ok()) return made.status();
+      timer_ = *std::move(made);
+    }
+    if (packed_.data == nullptr || packed_.packing != kernel.packing) {
+      absl::StatusOr<PackedWeight> made = timer_->Pack(kernel, format_);
+      if (!made.ok()) return made.status();
+      packed_ = *std::move(made);
+    }
+    return absl::OkStatus();
+  }
+
+  LinearPlanner& planner_;
+  const Format& format_;
+  const LinearShape shape_;
+  std::optional<RowTimer> timer_;
+  PackedWeight packed_;
+};
+
 LinearPlanner::LinearPlanner(const Backend& backend, Stream& stream, Options options)
     : backend_(backend), stream_(stream), options_(std::move(options)) {}
 
@@ -265,17 +310,15 @@ absl::StatusOr<Element> LinearPlanner::ChooseArithmetic(
   }
   Element chosen = arithmetics.front();
   if (arithmetics.size() > 1) {
-    absl::StatusOr<RowTimer> timer = RowTimer::Create(shape, backend_, stream_, options_.now);
-    if (!timer.ok()) return timer.status();
+    Timer timer(*this, format, shape);
     std::map<Element, std::vector<double>> seconds;  // of the fastest row at each count
     for (const LinearKernel* kernel : candidates) {
-      const absl::StatusOr<PackedWeight> packed = timer->Pack(*kernel, format);
-      if (!packed.ok()) return packed.status();
       std::vector<double>& fastest = seconds[kernel->arithmetic];
       fastest.resize(std::size(kArithmeticTokens), std::numeric_limits<double>::infinity());
       for (size_t i = 0; i < fastest.size(); ++i) {
-        fastest[i] = std::min(fastest[i], timer->Time(*kernel, *packed, kArithmeticTokens[i],
-                                                      std::numeric_limits<double>::infinity()));
+        const absl::StatusOr<double> timed = timer.Seconds(*kernel, kArithmeticTokens[i]);
+        if (!timed.ok()) return timed.status();
+        fastest[i] = std::min(fastest[i], *timed);
       }
     }
     for (Element arithmetic : arithmetics) {
@@ -301,19 +344,17 @@ absl::StatusOr<std::vector<LinearPlanner::Crossover>> LinearPlanner::Crossovers(
   const std::span<const int64_t> counts = backend_.timing.tokens;
   std::vector<Crossover> crossovers;
   for (const LinearShape& shape : shapes) {
-    absl::StatusOr<RowTimer> timer = RowTimer::Create(shape, backend_, stream_, options_.now);
-    if (!timer.ok()) return timer.status();
     std::vector<double> seconds[2];
     for (const Format* each : {&format, &other}) {
       const absl::StatusOr<LinearChoice> choice = Plan(*each, shape);
       if (!choice.ok()) return choice.status();
+      Timer timer(*this, *each, shape);
       std::vector<double>& to = seconds[each == &other];
       for (const LinearChoice::Step& step : choice->steps()) {
-        const absl::StatusOr<PackedWeight> packed = timer->Pack(*step.kernel, *each);
-        if (!packed.ok()) return packed.status();
         while (to.size() < counts.size() && counts[to.size()] <= step.up_to) {
-          to.push_back(timer->Time(*step.kernel, *packed, counts[to.size()],
-                                   std::numeric_limits<double>::infinity()));
+          const absl::StatusOr<double> timed = timer.Seconds(*step.kernel, counts[to.size()]);
+          if (!timed.ok()) return timed.status();
+          to.push_back(*timed);
         }
       }
     }
@@ -329,21 +370,16 @@ absl::StatusOr<std::vector<LinearPlanner::Crossover>> LinearPlanner::Crossovers(
 absl::StatusOr<LinearChoice> LinearPlanner::Measure(
     const Format& format, const LinearShape& shape,
     const std::vector<const LinearKernel*>& candidates) {
-  absl::StatusOr<RowTimer> timer = RowTimer::Create(shape, backend_, stream_, options_.now);
-  if (!timer.ok()) return timer.status();
+  Timer timer(*this, format, shape);
   const std::span<const int64_t> counts = backend_.timing.tokens;
   std::vector<Timing> timings;
   std::vector<double> fastest(counts.size(), std::numeric_limits<double>::infinity());
-  PackedWeight packed;
   for (const LinearKernel* kernel : candidates) {
-    if (packed.data == nullptr || packed.packing != kernel->packing) {
-      absl::StatusOr<PackedWeight> made = timer->Pack(*kernel, format);
-      if (!made.ok()) return made.status();
-      packed = *std::move(made);
-    }
     Timing timing = {kernel, std::vector<double>(counts.size())};
     for (size_t i = 0; i < counts.size(); ++i) {
-      timing.seconds[i] = timer->Time(*kernel, packed, counts[i], fastest[i]);
+      const absl::StatusOr<double> timed = timer.Seconds(*kernel, counts[i], fastest[i]);
+      if (!timed.ok()) return timed.status();
+      timing.seconds[i] = *timed;
       fastest[i] = std::min(fastest[i], timing.seconds[i]);
     }
     timings.push_back(timing);

@@ -105,8 +105,8 @@ class LinearPlanner {
     // all that were timed.
     int64_t up_to = 0;
   };
-  // Times the planned rows of `format` beside those of `other`, for each shape of `format` that was
-  // planned.
+  // Compares the planned rows of `format` with those of `other`, for each shape of `format` that
+  // was planned. What planning timed is not timed again.
   absl::StatusOr<std::vector<Crossover>> Crossovers(const Format& format, const Format& other);
 
   // A saved plan (--kernel_plan). It holds for the processor model, instruction sets, threads and
@@ -118,6 +118,10 @@ class LinearPlanner {
 
  private:
   using Key = std::tuple<std::string, int64_t, int64_t>;  // format, n, k
+
+  class Timer;
+  // What was timed: seconds of a format's row at a shape and a count of tokens.
+  using TimingKey = std::tuple<std::string, const LinearKernel*, int64_t, int64_t, int64_t>;
 
   absl::StatusOr<std::vector<const LinearKernel*>> Candidates(const Format& format,
                                                               const LinearShape& shape);
@@ -132,6 +136,7 @@ class LinearPlanner {
   std::map<Key, LinearChoice> loaded_;
   std::map<Key, LinearChoice> plans_;
   std::map<std::string, Element> arithmetics_;  // of formats, chosen or loaded
+  std::map<TimingKey, double> seconds_;
 };
 
 // Rows of `backend` that accept `format` and `shape` here, in table order. The refusals of all

@@ -200,7 +200,24 @@ TEST_F(PlanTest, FindsTheCrossoverOfTwoFormats) {
   EXPECT_LE((*crossovers)[0].up_to, 32);
   EXPECT_EQ((*planner.Crossovers(int8, F32()))[0].up_to, 0);
   Table()[0].run = RunFor<0, 1>;
+  LinearPlanner other = Planner();
+  ASSERT_TRUE(other.Plan(F32(), kShape).ok());
+  EXPECT_EQ((*other.Crossovers(F32(), int8))[0].up_to, std::numeric_limits<int64_t>::max());
+}
+
+TEST_F(PlanTest, CrossoversAreOfTheTimingsThatPlansWereMadeFrom) {
+  Table() = {Row("few", AcceptsF32, cpu::kAvx512, 1, RunFor<0, 15>),
+             Row("many", AcceptsF32, cpu::kAvx512, 2, RunFor<300, 1>),
+             Row("int8_few", AcceptsInt8, cpu::kAvx512, 3, RunFor<0, 20>),
+             Row("int8_many", AcceptsInt8, cpu::kAvx512, 4, RunFor<300, 2>)};
+  const Format& int8 = **FindFormat("a8w8_int8");
+  LinearPlanner planner = Planner();
+  ASSERT_TRUE(planner.Plan(F32(), kShape).ok());
+  ASSERT_TRUE(planner.Plan(int8, kShape).ok());
+  const int planned = runs;
+  EXPECT_GT(planned, 0);
   EXPECT_EQ((*planner.Crossovers(F32(), int8))[0].up_to, std::numeric_limits<int64_t>::max());
+  EXPECT_EQ(runs, planned);
 }
 
 TEST_F(PlanTest, ARowForManyRowsIsTimedBesideTheNextOfItsLayout) {
