@@ -1,6 +1,7 @@
 // The whole-model benches: what they count, and that they run and say what they promise.
 #include "tests/bench/model_bench.h"
 
+#include <map>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "tests/bench/crossover_bench.h"
 #include "tests/bench/forward_bench.h"
 #include "tests/bench/lengths_bench.h"
+#include "tests/bench/profile_bench.h"
 #include "tests/bench/workload.h"
 
 namespace octavo::bench {
@@ -165,6 +167,71 @@ TEST(CrossoverBenchTest, TimesEveryFormatAtEveryNumberOfTokens) {
   EXPECT_FALSE(lines[4].contains("ratio_to_bf16"));
   options.tokens = {0};
   EXPECT_EQ(RunCrossoverBench(options).code(), absl::StatusCode::kInvalidArgument);
+}
+
+class ProfileBenchTest : public ::testing::Test {
+ protected:
+  ProfileBenchTest() {
+    options_.source = {.shape = "minilm", .threads = 1};
+    options_.load = {.max_documents = 2, .max_queries = 20, .tokens = 64};
+    options_.rounds = 1;
+    options_.peak_flops = [](Element, int) { return kPeak; };
+    options_.read_rate = [](int64_t, int) { return 1e18; };  // so that arithmetic bounds products
+    options_.output = &output_;
+  }
+
+  // Lines of "documents" or "queries" by their part.
+  std::map<std::string, Json> Parts(const std::string& what) {
+    std::map<std::string, Json> parts;
+    for (const Json& line : Lines(output_.str())) {
+      if (line["what"] == what) parts[line["part"]] = line;
+    }
+    return parts;
+  }
+
+  static constexpr double kPeak = 1e12;
+  ProfileBenchOptions options_;
+  std::ostringstream output_;
+};
+
+TEST_F(ProfileBenchTest, PartsAreAllOfTheWholeAndProductsBoundByTheirArithmetic) {
+  ASSERT_TRUE(RunProfileBench(options_).ok());
+  for (const auto& [what, tokens] : {std::pair("documents", 64), std::pair("queries", 16)}) {
+    std::map<std::string, Json> parts = Parts(what);
+    double sum = 0;
+    for (const auto& [part, line] : parts) {
+      if (part != "whole") sum += line["us"].get<double>();
+    }
+    const double whole = parts["whole"]["us"];
+    EXPECT_NEAR(sum, whole, 1e-6 * whole) << what;
+    EXPECT_EQ(parts["whole"]["mean_tokens"], tokens);
+    const double layer = 2.0 * 6 * tokens * 384 / kPeak * 1e6;  // of one column of a weight
+    EXPECT_NEAR(parts["query_key_value"]["bound_us"], layer * 3 * 384, 1e-6) << what;
+    EXPECT_NEAR(parts["attention_output"]["bound_us"], layer * 384, 1e-6) << what;
+    EXPECT_NEAR(parts["up"]["bound_us"], layer * 1536, 1e-6) << what;
+    EXPECT_NEAR(parts["down"]["bound_us"], layer * 1536, 1e-6) << what;
+    for (const char* part : {"embed", "query_key_value", "attention", "up", "down", "norm"}) {
+      EXPECT_GT(parts[part]["us"], 0) << what << " " << part;
+    }
+  }
+}
+
+TEST_F(ProfileBenchTest, WhatTheServerTakesBeyondThePassIsTheRpc) {
+  options_.served = [](const Workload&) {
+    return ProfileBenchOptions::Served{.query_seconds = 10, .document_seconds = 0};
+  };
+  ASSERT_TRUE(RunProfileBench(options_).ok());
+  std::map<std::string, Json> queries = Parts("queries");
+  EXPECT_GT(queries["rpc"]["us"], 9e6);
+  EXPECT_LT(queries["rpc"]["us"], 1e7);
+  EXPECT_GT(queries["whole"]["us"], queries["rpc"]["us"]);
+  EXPECT_EQ(Parts("documents")["rpc"]["us"], 0);  // a server cannot be faster
+}
+
+TEST_F(ProfileBenchTest, NothingIsReportedWhereTheServerFailed) {
+  options_.served = [](const Workload&) { return absl::UnavailableError("gone"); };
+  EXPECT_EQ(RunProfileBench(options_).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(output_.str(), "");
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/bench/serve_load.h"
+#include "tests/bench/served_pass.h"
 #include "tests/service/fake_embedding_service.h"
 
 namespace octavo::bench {
@@ -96,6 +97,45 @@ TEST(DocumentLoadTest, ReportsTheEndOfTheStream) {
   DocumentLoad load(server.address(), Texts(), kFakeDimensions, {});
   while (load.status().ok()) std::this_thread::yield();
   EXPECT_EQ(load.status().code(), absl::StatusCode::kUnavailable);
+}
+
+class ServedTextsTest : public ::testing::Test {
+ protected:
+  absl::StatusOr<std::unique_ptr<ServedTexts>> Connect(const std::string& document_format) {
+    return ServedTexts::Connect(server_.address(), document_format, "a8w8_int8", Texts(), Texts());
+  }
+
+  FakeServer server_;
+};
+
+TEST_F(ServedTextsTest, MeasuresTheTimeThatTheServerTakes) {
+  constexpr double kServerSeconds = 0.02;
+  server_.service.behaviour.call_microseconds = static_cast<int>(kServerSeconds * 1e6);
+  auto served = Connect("a8w8_int8");
+  ASSERT_TRUE(served.ok()) << served.status();
+  const auto query = (*served)->QuerySeconds();
+  ASSERT_TRUE(query.ok()) << query.status();
+  EXPECT_GE(*query, kServerSeconds);
+  EXPECT_LT(*query, 10 * kServerSeconds);
+  EXPECT_EQ(server_.service.calls, static_cast<int>(Texts().size()));
+  // Documents come in streams, which the fake answers at once.
+  const auto document = (*served)->DocumentSeconds();
+  ASSERT_TRUE(document.ok()) << document.status();
+  EXPECT_GT(*document, 0);
+  EXPECT_LT(*document, kServerSeconds);
+}
+
+TEST_F(ServedTextsTest, RefusesAServerOfOtherFormats) {
+  EXPECT_EQ(Connect("f32").status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(ServedTextsTest, NothingIsReportedOfFailedOrWrongAnswers) {
+  auto served = Connect("a8w8_int8");
+  ASSERT_TRUE(served.ok()) << served.status();
+  server_.service.behaviour.refuse_calls = 2;
+  EXPECT_EQ((*served)->QuerySeconds().status().code(), absl::StatusCode::kInternal);
+  server_.service.behaviour.unavailable_after = server_.service.messages + 3;
+  EXPECT_FALSE((*served)->DocumentSeconds().ok());
 }
 
 class ServeBenchTest : public ::testing::Test {
