@@ -3,7 +3,9 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <mutex>
 #include <string>
+#include <unordered_map>
 
 #include "absl/strings/str_cat.h"
 
@@ -85,7 +87,7 @@ uint64_t Key(const CublasLtProduct& product, int64_t rows, int64_t workspace_byt
         static_cast<uint64_t>(product.k), static_cast<uint64_t>(product.input_stride),
         static_cast<uint64_t>(product.output_stride), uint64_t{Alignment(product.input)},
         uint64_t{Alignment(product.weight)}, uint64_t{Alignment(product.output)},
-        static_cast<uint64_t>(workspace_bytes)}) {
+        static_cast<uint64_t>(workspace_bytes), uint64_t{product.bias != nullptr}}) {
     key = Mix(key, value);
   }
   return key;
@@ -102,10 +104,26 @@ struct Descriptors {
   }
 
   cublasStatus_t Make(const CublasLtProduct& p, int64_t rows) {
-    const cublasOperation_t transpose = CUBLAS_OP_T;
-    cublasStatus_t status = library.desc_create(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-    if (status == CUBLAS_STATUS_SUCCESS) {
-      status = library.desc_set(desc, CUBLASLT_MATMUL_DESC_TRANSA, &transpose, sizeof(transpose));
+    const bool integers = p.output_type == CUDA_R_32I;
+    cublasStatus_t status =
+        library.desc_create(&desc, integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
+                            integers ? CUDA_R_32I : CUDA_R_32F);
+    const auto set = [&](cublasLtMatmulDescAttributes_t attribute, auto value) {
+      if (status == CUBLAS_STATUS_SUCCESS) {
+        status = library.desc_set(desc, attribute, &value, sizeof(value));
+      }
+    };
+    set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+    if (p.bias != nullptr) {
+      set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+      set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias);
+    }
+    if (p.weight_scales != nullptr) {
+      const int32_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
+      set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode);
+      set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode);
+      set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(p.weight_scales));
+      set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(p.input_scales));
     }
     if (status == CUBLAS_STATUS_SUCCESS) {
       status = library.layout_create(&weight, p.operand, p.k, p.n, p.k);
@@ -167,6 +185,20 @@ absl::StatusOr<const CublasLt*> CublasLt::Load() {
   return loaded;
 }
 
+bool CublasLtComputes(const CublasLtProduct& product, int64_t workspace_bytes) {
+  static std::mutex mutex;
+  static std::unordered_map<uint64_t, bool> answers;
+  const absl::StatusOr<const CublasLt*> library = CublasLt::Load();
+  if (!library.ok()) return false;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto [at, unknown] = answers.emplace(Key(product, product.rows, workspace_bytes), false);
+  if (unknown) {
+    CublasLtPlans plans;
+    at->second = plans.Open(**library).ok() && plans.Finds(product, workspace_bytes);
+  }
+  return at->second;
+}
+
 CublasLtPlans::~CublasLtPlans() {
   if (handle_ != nullptr) library_->destroy(handle_);
 }
@@ -174,6 +206,10 @@ CublasLtPlans::~CublasLtPlans() {
 absl::Status CublasLtPlans::Open(const CublasLt& library) {
   library_ = &library;
   return ToStatus(library.create(&handle_), "opening it on the GPU");
+}
+
+bool CublasLtPlans::Finds(const CublasLtProduct& product, int64_t workspace_bytes) const {
+  return FindAlgorithm(*library_, handle_, product, product.rows, workspace_bytes).ok();
 }
 
 absl::Status CublasLtPlans::Run(const CublasLtProduct& product, void* workspace,
@@ -201,8 +237,12 @@ cublasStatus_t CublasLtPlans::Multiply(const CublasLtProduct& product,
   Descriptors descriptors(*library_);
   const cublasStatus_t status = descriptors.Make(product, product.rows);
   if (status != CUBLAS_STATUS_SUCCESS) return status;
-  const float one = 1.0f, zero = 0.0f;
-  return library_->matmul(handle_, descriptors.desc, &one, product.weight, descriptors.weight,
+  // In the type that the sums have.
+  const float one = 1.0f;
+  const int32_t integer_one = 1, zero = 0;
+  const bool integers = product.output_type == CUDA_R_32I;
+  const void* alpha = integers ? static_cast<const void*>(&integer_one) : &one;
+  return library_->matmul(handle_, descriptors.desc, alpha, product.weight, descriptors.weight,
                           product.input, descriptors.input, &zero, product.output,
                           descriptors.output, product.output, descriptors.output, &algorithm,
                           workspace, workspace_bytes, stream);

@@ -9,9 +9,9 @@
 
 namespace octavo::cuda {
 
-// `product` [rows, n] (f32, f16 or bf16, in device memory), n the weight's rows, becomes `output`:
-// bias, activation or gate, residual, encoding. The output may be the product if no value is
-// narrower than before.
+// `product` [rows, n] (f32, f16, bf16 or int32, in device memory), n the weight's rows, becomes
+// `output`: scales, bias, activation or gate, residual, encoding. The output may be the product if
+// no value is narrower than before.
 struct EpilogueArgs {
   int64_t rows = 0;
   const int32_t* device_rows = nullptr;
@@ -19,6 +19,9 @@ struct EpilogueArgs {
   Matrix product;
   Matrix output;
   Epilogue epilogue;
+  // Both or none: the product is sums in int32, times a scale of its row and one of its column.
+  const float* row_scales = nullptr;     // [rows]
+  const float* column_scales = nullptr;  // [n]
 };
 
 cudaError_t LaunchEpilogue(const EpilogueArgs& args, cudaStream_t stream);

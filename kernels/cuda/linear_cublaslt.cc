@@ -1,6 +1,7 @@
-// 16-bit products through cuBLASLt, with our epilogue: the library's own has GELU only in its tanh
-// form, biases only in the output's type, and no 8-bit encoding of a row.
+// 16-bit products through cuBLASLt. For all but a bias the epilogue is ours: the library's has GELU
+// only in its tanh form and no 8-bit encoding of a row.
 #include "absl/strings/str_cat.h"
+#include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/epilogue.h"
 #include "kernels/cuda/linear_rows.h"
 #include "kernels/cuda/memory.h"
@@ -9,26 +10,34 @@
 namespace octavo::cuda {
 namespace {
 
-constexpr int64_t kCublasWorkspace = int64_t{32} << 20;
-
 bool IsFloatFormat(const Format& format, Element element) {
   return format.weight.element == element && format.weight.scale == ScaleElement::kNone;
 }
+
+constexpr int64_t kRowsToAddBias = 256;
 
 int64_t Bytes(Element element) { return element == Element::kF32 ? 4 : 2; }
 
 void Run(const LinearArgs& args, Element operand, cudaDataType_t type, CudaStream& stream) {
   const LinearShape& shape = args.weight->shape;
   const Epilogue& epilogue = args.epilogue;
-  const bool plain = epilogue.bias == nullptr && epilogue.activation == Activation::kNone &&
-                     !epilogue.gated && epilogue.residual == nullptr;
+  const bool none =
+      epilogue.activation == Activation::kNone && !epilogue.gated && epilogue.residual == nullptr;
   // f32 outputs keep f32 products; others lose no more to a 16-bit one than the row allows.
   const Element kept = args.output.element == Element::kF32 ? Element::kF32 : operand;
-  const bool direct = plain && args.output.element == kept;
+  // The library adds a bias in the output's type, which costs a conversion of it, and saves a pass
+  // over the outputs where there are many.
+  const bool adds_bias = epilogue.bias != nullptr && kept == operand && args.rows >= kRowsToAddBias;
+  const bool direct =
+      none && args.output.element == kept && (epilogue.bias == nullptr || adds_bias);
+  const bool library_bias = direct && epilogue.bias != nullptr;
+  const int64_t bias_bytes = library_bias ? (shape.n * 2 + 255) / 256 * 256 : 0;
   const int64_t product_bytes = direct ? 0 : args.rows * shape.n * Bytes(kept);
-  auto* workspace = static_cast<uint8_t*>(stream.Workspace(kCublasWorkspace + product_bytes));
+  auto* workspace =
+      static_cast<uint8_t*>(stream.Workspace(kCublasLtWorkspace + bias_bytes + product_bytes));
   if (workspace == nullptr) return;
-  const Matrix product = direct ? args.output : Matrix{workspace + kCublasWorkspace, shape.n, kept};
+  uint8_t* after = workspace + kCublasLtWorkspace;
+  const Matrix product = direct ? args.output : Matrix{after, shape.n, kept};
 
   CublasLtProduct call;
   call.operand = type;
@@ -41,8 +50,17 @@ void Run(const LinearArgs& args, Element operand, cudaDataType_t type, CudaStrea
   call.weight = args.weight->data.get();
   call.output = product.values;
   call.output_stride = product.stride;
+  if (library_bias) {
+    EpilogueArgs convert;
+    convert.rows = 1;
+    convert.n = shape.n;
+    convert.product = {const_cast<float*>(epilogue.bias), shape.n, Element::kF32};
+    convert.output = {after, shape.n, operand};
+    stream.Record(LaunchEpilogue(convert, stream.handle()), "a bias");
+    call.bias = after;
+  }
   if (absl::Status status =
-          stream.cublaslt_plans().Run(call, workspace, kCublasWorkspace, stream.handle());
+          stream.cublaslt_plans().Run(call, workspace, kCublasLtWorkspace, stream.handle());
       !status.ok()) {
     stream.Record(status);
     return;

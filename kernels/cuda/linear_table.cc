@@ -16,6 +16,7 @@ namespace {
 
 constexpr double kRounded16Error = 0.75;
 constexpr double kE4m3Error = 8192;
+constexpr double kE4m3KeptError = kE4m3Error / 8192 + kRounded16Error;  // in f16's epsilon
 constexpr double kInt8Error = 2.0;
 // Codes less a zero point are rounded to f16, by half an epsilon; decoded values once more.
 constexpr double kInt4Error = 1.0;
@@ -32,10 +33,17 @@ constexpr std::array kLinearKernels = {
     LinearKernel{"a8w8_fp8_sm90", AcceptsA8W8Fp8, kSm90a, kPackingA8W8, Element::kE4m3,
                  FitsA8W8Sm90, PackA8W8Sm90, RunA8W8Fp8Sm90, kE4m3Error, Element::kF32,
                  /*for_many_rows=*/false, /*kept=*/Element::kF16},
+    LinearKernel{"a8w8_fp8_cublaslt", AcceptsA8W8Fp8, kSm90a, kPackingA8W8CublasLt, Element::kE4m3,
+                 FitsA8W8Fp8CublasLt, PackA8W8CublasLt, RunA8W8CublasLt, kE4m3KeptError,
+                 Element::kF16, /*for_many_rows=*/false, /*kept=*/Element::kF16,
+                 /*bits_depend_on_m=*/true},
 
     LinearKernel{"a8w8_int8_sm90", AcceptsA8W8Int8, kSm90a, kPackingA8W8, Element::kInt8,
                  FitsA8W8Sm90, PackA8W8Sm90, RunA8W8Int8Sm90, kInt8Error, Element::kInt8,
                  /*for_many_rows=*/false, /*kept=*/Element::kF16},
+    LinearKernel{"a8w8_int8_cublaslt", AcceptsA8W8Int8, kSm90a, kPackingA8W8CublasLt,
+                 Element::kInt8, FitsA8W8Int8CublasLt, PackA8W8CublasLt, RunA8W8CublasLt,
+                 kInt8Error, Element::kInt8},
 
     LinearKernel{"a16w4_int4_f16_sm90", AcceptsA16W4Int4, kSm90a, kPackingInt4, Element::kF16,
                  FitsCublasLt, PackA16W4Int4, RunA16W4Int4, kInt4Error, Element::kF16},

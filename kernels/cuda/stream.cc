@@ -9,11 +9,7 @@
 #include "kernels/cuda/memory.h"
 
 namespace octavo::cuda {
-namespace {
-
-constexpr int64_t kLeastWorkspace = int64_t{32} << 20;  // what cuBLASLt asks for on Hopper
-
-}  // namespace
+namespace {}  // namespace
 
 absl::StatusOr<std::unique_ptr<Stream>> CudaStream::Open(int device) {
   return Open(device, /*urgent=*/false);
@@ -63,7 +59,7 @@ absl::Status CudaStream::Initialize(bool urgent) {
   absl::StatusOr<Buffer> counters = Allocate(kCounters * sizeof(int32_t));
   if (!counters.ok()) return counters.status();
   counters_ = *std::move(counters);
-  if (Workspace(kLeastWorkspace) == nullptr) return status_;
+  if (Workspace(kCublasLtWorkspace) == nullptr) return status_;
   return cublaslt_plans_.Open(*cublaslt_);
 }
 
