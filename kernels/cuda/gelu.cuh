@@ -1,6 +1,10 @@
 // GELU with the error function for 16- and 8-bit outputs.
 #pragma once
 
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
 namespace octavo::cuda {
 
 // Propagates NaN, which fmaxf drops.
@@ -23,6 +27,23 @@ __device__ __forceinline__ float Gelu(float x) {
   tail *= tail;
   tail *= tail;
   return fmaf(-tail, u, MaxOrNan(x, 0.0f));
+}
+
+__device__ __forceinline__ __half2 BothHalves(uint16_t bits) {
+  return __half2half2(__ushort_as_half(bits));
+}
+
+// Of two values in f16, for 8-bit outputs: within 7e-4 beside the rounding of the result. As above,
+// the tail the fourth power of a polynomial whose coefficients were searched for in f16, clamped at
+// 3.8. Nine instructions for two values.
+__device__ __forceinline__ __half2 Gelu(__half2 x) {
+  const __half2 u = __hmin2(__habs2(x), BothHalves(0x439a));  // drops NaN, which max keeps
+  __half2 tail = __hfma2(BothHalves(0x226a), u, BothHalves(0xaac6));
+  tail = __hfma2(tail, u, BothHalves(0xb17c));
+  tail = __hfma2(tail, u, BothHalves(0x3abe));
+  tail = __hmul2(tail, tail);
+  tail = __hmul2(tail, tail);
+  return __hfma2(__hneg2(tail), u, __hmax2_nan(x, BothHalves(0)));
 }
 
 }  // namespace octavo::cuda

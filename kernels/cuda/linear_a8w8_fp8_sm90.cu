@@ -1,7 +1,7 @@
 // a8w8_fp8 on Hopper. The tensor cores add e4m3 products with about 14 bits, so every 128 along K
 // the warpgroup's sums are taken over into f32, and with them the activation's scale of the row and
 // the 128 values.
-#include "kernels/cuda/linear_a8w8_sm90.cuh"
+#include "kernels/cuda/a8w8_staying_sm90.cuh"
 
 namespace octavo::cuda {
 namespace {
@@ -22,30 +22,28 @@ struct Fp8Product {
   static constexpr int kUnitColumns = kColumns / kUnits;
   static constexpr int kSums = kUnitColumns / 2;  // a thread's, of a unit
   using S = a8w8::Stages<kColumns, true>;
-  using Cursor = a8w8::Cursor<S>;
   using Sums = float[kSums];
 
   struct RowScales {
     float of[2];
   };
 
-  template <class StageDone>
+  template <class Cursor, class StageDone>
   static __device__ __forceinline__ void Run(Cursor& cursor, int warp, int lane,
                                              const a8w8::ThreadTile& tile,
                                              const a8w8::Parameters& p,
                                              const StageDone& stage_done) {
     float x[kColumns / 2];
-    const uint32_t input_offset = warp / 4 * (a8w8::kGroupRows * a8w8::kStageK);
-    const uint32_t scale_offset = (warp * 16 + lane / 4) * 4;
+    const uint32_t scale_offset = (warp % 4 * 16 + lane / 4) * 4;
     const int k_blocks = p.k_blocks;
 
     const auto wait_full = [&] {
-      ptx::BarrierWait(cursor.full(), cursor.phase);
+      cursor.WaitFull();
       return RowScales{LoadShared(cursor.scales() + scale_offset),
                        LoadShared(cursor.scales() + scale_offset + 32)};
     };
     const auto start = [&](int unit, Sums& sums) {
-      const uint64_t input = ptx::SwizzledDescriptor(cursor.input() + input_offset);
+      const uint64_t input = ptx::SwizzledDescriptor(cursor.input());
       const uint64_t weight =
           ptx::SwizzledDescriptor(cursor.weight() + unit * kUnitColumns * a8w8::kStageK);
       ptx::Pin(sums);
@@ -124,15 +122,24 @@ struct Fp8Product {
         finish_second();
       }
     }
-    a8w8::Finish<kColumns / 2, true>([&](int i) { return x[i]; }, tile, p);
+    a8w8::Finish<kColumns / 2, true>([&](int i) { return x[i]; }, tile, cursor.channels(p), p);
   }
 };
 
 }  // namespace
 
-cudaError_t LaunchLinearA8W8Fp8Sm90(const A8W8Args& args, int tile_columns, int multiprocessors,
+cudaError_t LaunchLinearA8W8Fp8Sm90(const A8W8Args& args, const A8W8Tile& tile, int multiprocessors,
                                     cudaStream_t stream) {
-  switch (tile_columns) {
+  if (tile.channels_stay) {
+    switch (tile.columns) {
+      case 128:
+        return a8w8::LaunchStaying<Fp8Product<128>>(args, multiprocessors, stream);
+      case 192:
+        return a8w8::LaunchStaying<Fp8Product<192>>(args, multiprocessors, stream);
+    }
+    return cudaErrorInvalidValue;
+  }
+  switch (tile.columns) {
     case 128:
       return a8w8::Launch<Fp8Product<128>>(args, multiprocessors, stream);
     case 192:

@@ -1,5 +1,5 @@
 // a8w8_int8 on Hopper: exact sums in int32 over all of K, then the scales of row and channel.
-#include "kernels/cuda/linear_a8w8_sm90.cuh"
+#include "kernels/cuda/a8w8_staying_sm90.cuh"
 
 namespace octavo::cuda {
 namespace {
@@ -8,14 +8,12 @@ template <int kTileColumns>
 struct Int8Product {
   static constexpr int kColumns = kTileColumns;
   using S = a8w8::Stages<kColumns, false>;
-  using Cursor = a8w8::Cursor<S>;
 
-  template <class StageDone>
+  template <class Cursor, class StageDone>
   static __device__ __forceinline__ void Run(Cursor& cursor, int warp, int,
                                              const a8w8::ThreadTile& tile,
                                              const a8w8::Parameters& p,
                                              const StageDone& stage_done) {
-    const uint32_t input_offset = warp / 4 * (a8w8::kGroupRows * a8w8::kStageK);
     float row_scales[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -24,8 +22,8 @@ struct Int8Product {
     int32_t sums[kColumns / 2];
     uint32_t unreleased = 0;
     for (int block = 0; block < p.k_blocks; ++block, cursor.Advance()) {
-      ptx::BarrierWait(cursor.full(), cursor.phase);
-      const uint64_t input = ptx::SwizzledDescriptor(cursor.input() + input_offset);
+      cursor.WaitFull();
+      const uint64_t input = ptx::SwizzledDescriptor(cursor.input());
       const uint64_t weight = ptx::SwizzledDescriptor(cursor.weight());
       ptx::Pin(sums);
       ptx::WgmmaFence();
@@ -43,15 +41,24 @@ struct Int8Product {
     stage_done(unreleased);
     ptx::Pin(sums);
     const auto product = [&](int i) { return __int2float_rn(sums[i]) * row_scales[i / 2 % 2]; };
-    a8w8::Finish<kColumns / 2, false>(product, tile, p);
+    a8w8::Finish<kColumns / 2, false>(product, tile, cursor.channels(p), p);
   }
 };
 
 }  // namespace
 
-cudaError_t LaunchLinearA8W8Int8Sm90(const A8W8Args& args, int tile_columns, int multiprocessors,
-                                     cudaStream_t stream) {
-  switch (tile_columns) {
+cudaError_t LaunchLinearA8W8Int8Sm90(const A8W8Args& args, const A8W8Tile& tile,
+                                     int multiprocessors, cudaStream_t stream) {
+  if (tile.channels_stay) {
+    switch (tile.columns) {
+      case 128:
+        return a8w8::LaunchStaying<Int8Product<128>>(args, multiprocessors, stream);
+      case 192:
+        return a8w8::LaunchStaying<Int8Product<192>>(args, multiprocessors, stream);
+    }
+    return cudaErrorInvalidValue;
+  }
+  switch (tile.columns) {
     case 128:
       return a8w8::Launch<Int8Product<128>>(args, multiprocessors, stream);
     case 192:

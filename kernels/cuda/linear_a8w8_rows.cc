@@ -57,7 +57,7 @@ cudaError_t CopyRows(void* to, int64_t to_stride, const void* from, int64_t stri
                            stream);
 }
 
-using Launcher = cudaError_t (*)(const A8W8Args&, int, int, cudaStream_t);
+using Launcher = cudaError_t (*)(const A8W8Args&, const A8W8Tile&, int, cudaStream_t);
 
 void Run(const LinearArgs& args, Launcher launch, CudaStream& stream) {
   if (args.rows == 0) return;
@@ -128,7 +128,7 @@ void Run(const LinearArgs& args, Launcher launch, CudaStream& stream) {
     call.bias = args.epilogue.bias;
     call.gelu = args.epilogue.activation == Activation::kGelu;
   }
-  stream.Record(launch(call, ChooseA8W8TileColumns(call, stream.multiprocessors()),
+  stream.Record(launch(call, ChooseA8W8Tile(call, stream.multiprocessors()),
                        stream.multiprocessors(), stream.handle()),
                 "an a8w8 product");
   if (fused) return;

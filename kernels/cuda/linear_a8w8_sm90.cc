@@ -23,9 +23,15 @@ void PackA8W8Weight(const uint8_t* weight, int n, int k, uint8_t* packed) {
   }
 }
 
-int ChooseA8W8TileColumns(const A8W8Args& args, int multiprocessors) {
+A8W8Tile ChooseA8W8Tile(const A8W8Args& args, int multiprocessors) {
   constexpr int64_t kTileRows = 128;
   constexpr int kLongSums = 2048;
+  // Channels that stay are worth it where they leave room for four stages of activations, and each
+  // warpgroup of the device has rows (a8w8_staying_sm90.cuh).
+  constexpr int kStayingColumns = 128;
+  constexpr int kMostKStaying = 1152;
+  const int64_t units = CeilDivide(args.rows, kTileRows / 2) * CeilDivide(args.n, kStayingColumns);
+  if (args.k <= kMostKStaying && units >= 2 * multiprocessors) return {kStayingColumns, true};
   const auto fewest = [&](std::initializer_list<int> candidates) {
     int best = 0;
     int64_t least = 0;
@@ -39,9 +45,9 @@ int ChooseA8W8TileColumns(const A8W8Args& args, int multiprocessors) {
     return best;
   };
   if (args.output_kind == A8W8Output::kE4m3) {
-    return args.k >= kLongSums ? fewest({128, 256}) : fewest({256, 128});
+    return {args.k >= kLongSums ? fewest({128, 256}) : fewest({256, 128})};
   }
-  return args.k >= kLongSums ? fewest({128, 192, 256}) : fewest({192, 256, 128});
+  return {args.k >= kLongSums ? fewest({128, 192, 256}) : fewest({192, 256, 128})};
 }
 
 }  // namespace octavo::cuda

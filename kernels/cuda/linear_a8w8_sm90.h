@@ -50,14 +50,20 @@ struct A8W8Args {
   int64_t output_scale_stride = 0;
 };
 
-// Channels of a tile, 128, 192 or 256: the fewest rounds of tiles over the multiprocessors. Of
-// equals, wide tiles read least where the sums are short, and 128 keeps two products in flight
-// where they are long. 192 has no whole blocks of 128 to encode.
-int ChooseA8W8TileColumns(const A8W8Args& args, int multiprocessors);
+struct A8W8Tile {
+  int columns = 0;             // channels: 128, 192 or 256; of e4m3 outputs 128 or 256
+  bool channels_stay = false;  // in shared memory (a8w8_staying_sm90.cuh); 128 or 192, K not large
+};
 
-cudaError_t LaunchLinearA8W8Fp8Sm90(const A8W8Args& args, int tile_columns, int multiprocessors,
+// Channels stay where sums are short and rows many. Else the fewest rounds of tiles over the
+// multiprocessors; of equals, wide tiles read least where the sums are short, and 128 keeps two
+// products in flight where they are long. 192 has no whole blocks of 128 to encode.
+A8W8Tile ChooseA8W8Tile(const A8W8Args& args, int multiprocessors);
+
+// cudaErrorInvalidValue for a tile that is not one of the above or does not fit.
+cudaError_t LaunchLinearA8W8Fp8Sm90(const A8W8Args& args, const A8W8Tile& tile, int multiprocessors,
                                     cudaStream_t stream);
-cudaError_t LaunchLinearA8W8Int8Sm90(const A8W8Args& args, int tile_columns, int multiprocessors,
-                                     cudaStream_t stream);
+cudaError_t LaunchLinearA8W8Int8Sm90(const A8W8Args& args, const A8W8Tile& tile,
+                                     int multiprocessors, cudaStream_t stream);
 
 }  // namespace octavo::cuda

@@ -141,6 +141,22 @@ __device__ __forceinline__ void LoadTile(uint32_t to, const CUtensorMap* map, in
       : "memory");
 }
 
+// `bytes` of contiguous memory, a multiple of 16, both ends aligned to 16.
+__device__ __forceinline__ void LoadBytes(uint32_t to, const void* from, uint32_t bytes,
+                                          uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+__device__ __forceinline__ void LoadShared16(uint32_t from, float* to) {
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3])
+               : "r"(from));
+}
+
 // ---- Named barriers, registers ------------------------------------------------------------------
 
 __device__ __forceinline__ void NamedBarrierSync(int id, int threads) {

@@ -1,4 +1,5 @@
 // The kernels' launchers as C functions, for ctypes. Each returns its cudaError_t.
+#include <cstdlib>
 #include <cstring>
 
 #include "kernels/cuda/attention_launch.h"
@@ -86,7 +87,7 @@ void octavo_pack_a8w8(const uint8_t* weight, int n, int k, uint8_t* packed) {
   PackA8W8Weight(weight, n, k, packed);
 }
 
-// tile_columns 0: the library's choice.
+// tile_columns 0: the library's choice; negative: the channels stay in shared memory.
 int octavo_linear_a8w8(int fp8, int64_t rows, const int32_t* device_rows, int n, int k,
                        const void* input, int64_t input_stride, const float* input_scales,
                        int64_t input_scale_stride, const void* weight, const float* weight_scales,
@@ -112,8 +113,9 @@ int octavo_linear_a8w8(int fp8, int64_t rows, const int32_t* device_rows, int n,
   args.output_scales = output_scales;
   args.output_scale_stride = output_scale_stride;
   const auto run = fp8 != 0 ? LaunchLinearA8W8Fp8Sm90 : LaunchLinearA8W8Int8Sm90;
-  if (tile_columns == 0) tile_columns = ChooseA8W8TileColumns(args, multiprocessors);
-  return run(args, tile_columns, multiprocessors, static_cast<cudaStream_t>(stream));
+  const A8W8Tile tile = tile_columns == 0 ? ChooseA8W8Tile(args, multiprocessors)
+                                          : A8W8Tile{std::abs(tile_columns), tile_columns < 0};
+  return run(args, tile, multiprocessors, static_cast<cudaStream_t>(stream));
 }
 
 // Returns the packed bytes; writes them where `packed` is not null.

@@ -10,7 +10,8 @@ KINDS = {
     "bf16": (2, torch.bfloat16),
     "e4m3": (3, torch.uint8),
 }  # A8W8Output
-TILES = (128, 192, 256)
+TILES = (128, 192, 256, -128, -192)  # negative: the channels stay in shared memory
+MOST_K_STAYING = {-128: 1152, -192: 768}
 SCALE_COLUMNS = 128  # of e4m3 that share a scale
 NAN = float("nan")
 E4M3_NAN, E4M3_LARGEST = 0x7F, 0x7E
@@ -104,6 +105,8 @@ def bound(want, magnitude, relative, kind, gelu, scales):
     if gelu:
         want = want * 0.5 * torch.erfc(-want / 2**0.5)
         allowed = allowed * 1.13 + (1e-3 if kind == "e4m3" else 1e-4)
+        if kind == "e4m3":  # kept in f16, rounded three times
+            allowed = allowed + want.abs() * 1.5 / 1024
     if kind == "f16":
         allowed = allowed + want.abs() / 2048 + 1e-7
     elif kind == "bf16":
@@ -171,8 +174,10 @@ def products(library, worst, fp8, kind, shapes):
         problem = Problem(library, m, n, k, fp8, seed, padding=16 * (seed % 2))
         exact = problem.reference()
         for tile in TILES:
-            if kind == "e4m3" and tile == 192:
+            if kind == "e4m3" and abs(tile) == 192:
                 continue  # has no whole blocks of 128 columns to encode
+            if k > MOST_K_STAYING.get(tile, k):
+                continue
             for gelu in (False, True):
                 yield from errors(problem, worst, kind, gelu, tile, relative, exact)
             yield from errors(problem, worst, kind, False, tile, relative, exact, count=m * 2 // 3)
@@ -198,7 +203,7 @@ def one_sign(library, worst):
     """4096 terms of one sign: all that the tensor cores drop adds up."""
     problem = Problem(library, 256, 256, 4096, True, 5, positive=True, octaves=0.5)
     exact = problem.reference()
-    for tile in TILES:
+    for tile in TILES[:3]:
         yield from errors(problem, worst, "f32", False, tile, 2.0**-10, exact)
 
 
