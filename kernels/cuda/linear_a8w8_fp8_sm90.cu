@@ -78,9 +78,9 @@ struct Fp8Product {
         take_over(1, sums, scales);
       }
     } else {
-      // Two units at a time, `first` and `second`: the channels' halves of a stage, or all channels
-      // of two stages. The last products are finished outside the loop: the compiler must see on
-      // every way that a unit's products are complete where its sums are read.
+      // Two units at a time, `first` and `second`: all channels of two stages, or the channels'
+      // halves of a stage. The compiler must see on every way that a unit's products are complete
+      // where its sums are read.
       Sums first, second;
       RowScales first_scales, second_scales;
       uint32_t first_empty, second_empty;
@@ -107,19 +107,38 @@ struct Fp8Product {
         take_over(kUnits - 1, second, second_scales);
       };
 
-      const int units = k_blocks * kUnits;
-      if (units % 2 == 1) {
+      if constexpr (kUnits == 1) {
+        // One product is always in flight while the sums of the one before are taken over.
         start_first();
-        ptx::WgmmaWait<0>();
-        finish_first();
-      }
-      for (int pair = 0; pair < units / 2; ++pair) {
-        start_first();
-        start_second();
-        ptx::WgmmaWait<1>();
-        finish_first();
-        ptx::WgmmaWait<0>();
-        finish_second();
+#pragma unroll 1
+        for (int block = 2; block < k_blocks; block += 2) {
+          start_second();
+          ptx::WgmmaWait<1>();
+          finish_first();
+          start_first();
+          ptx::WgmmaWait<1>();
+          finish_second();
+        }
+        if (k_blocks % 2 == 0) {
+          start_second();
+          ptx::WgmmaWait<1>();
+          finish_first();
+          ptx::WgmmaWait<0>();
+          finish_second();
+        } else {
+          ptx::WgmmaWait<0>();
+          finish_first();
+        }
+      } else {
+        // The same order of the halves of stages makes ptxas wait after every product.
+        for (int block = 0; block < k_blocks; ++block) {
+          start_first();
+          start_second();
+          ptx::WgmmaWait<1>();
+          finish_first();
+          ptx::WgmmaWait<0>();
+          finish_second();
+        }
       }
     }
     a8w8::Finish<kColumns / 2, true>([&](int i) { return x[i]; }, tile, cursor.channels(p), p);
