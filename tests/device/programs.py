@@ -4,7 +4,8 @@ holds that every row of its tables was among them.
   programs.py test FOLDER RESULTS        the tests
   programs.py sanitize FOLDER RESULTS    some of them under compute-sanitizer
 
-FOLDER is a build directory, or one that pack.sh made."""
+FOLDER is a build directory, or one that pack.sh made. OCTAVO_TEST_PROGRAMS, names with spaces
+between, leaves the others out; OCTAVO_TEST_LIMIT is the seconds that each may take."""
 
 import json
 import os
@@ -12,6 +13,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 
 BACKEND = "cuda"
 # Those whose tests are named by row or by backend, and others, which run whole.
@@ -26,6 +28,7 @@ SANITIZED = {
     "rows_test": "*/cuda",
 }
 TOOLS = ("memcheck", "racecheck")
+WANTED = os.environ.get("OCTAVO_TEST_PROGRAMS", "").split()
 LIMIT_SECONDS = int(os.environ.get("OCTAVO_TEST_LIMIT", "300"))
 
 
@@ -94,12 +97,18 @@ def test(folder, results):
     names = [f"*{BACKEND}_*", f"*/{BACKEND}*"]
     names += [f"*/*{row}" for rows in tables.values() for row in rows]
     for name in (*BY_NAME, *WHOLE):
+        if WANTED and name not in WANTED:
+            continue
         path = find(folder, name)
         if path is None:
             results.add("failed", name, "is not built")
             continue
+        start = time.perf_counter()
         tests = run_tests([path, f"--gtest_filter={':'.join(names)}"] if name in BY_NAME
                           else [path], name, results)
+        counts = [sum(t[1] == what for t in tests) for what in ("passed", "failed", "skipped")]
+        print(f"{name}: {counts[0]} passed, {counts[1]} failed, {counts[2]} skipped, "
+              f"{time.perf_counter() - start:.0f} s", flush=True)
         for full, outcome, detail in tests:
             results.add(outcome, full, detail)
         if name in BY_NAME and not tests:
@@ -114,6 +123,8 @@ def test(folder, results):
 def sanitize(folder, results):
     tables = rows_of_tables(folder)
     for name, pattern in SANITIZED.items():
+        if WANTED and name not in WANTED:
+            continue
         path = find(folder, name)
         pattern = ":".join(pattern.replace("*_{rows}", row) for row in tables["attention"]) \
             if "{rows}" in pattern else pattern
@@ -121,6 +132,7 @@ def sanitize(folder, results):
             command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "99",
                        "--print-limit", "5", path, f"--gtest_filter={pattern}"]
             what = f"{tool}: {name}"
+            start = time.perf_counter()
             try:
                 ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                        text=True, timeout=LIMIT_SECONDS)
@@ -128,11 +140,13 @@ def sanitize(folder, results):
                 results.add("failed", what, f"took longer than {LIMIT_SECONDS} s")
                 continue
             ran = ended.stdout.count("[       OK ]")
+            print(f"{what}: status {ended.returncode}, {ran} tests passed, "
+                  f"{time.perf_counter() - start:.0f} s", flush=True)
             if ended.returncode == 0 and ran > 0:
                 results.add("passed", what, f"{ran} tests")
                 continue
             found = [line for line in ended.stdout.splitlines() if line.startswith("=========")]
-            print(f"{what}, status {ended.returncode}:", *found[:12], sep="\n  ", flush=True)
+            print(*found[:12], sep="\n  ", flush=True)
             results.add("failed", what, f"status {ended.returncode}, {ran} tests passed")
 
 
