@@ -9,7 +9,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 build=${1:?usage: pack.sh BUILD_DIRECTORY FOLDER}
 folder=${2:?usage: pack.sh BUILD_DIRECTORY FOLDER}
 programs=(tests/bench/octavo-bench)
-for name in attention backend linear nvml plan rows; do
+for name in attention backend linear plan rows; do
   programs+=("tests/kernels/${name}_test")
 done
 for name in backends engine forward recording runtime_devices; do

@@ -19,7 +19,7 @@ BACKEND = "cuda"
 # Those whose tests are named by row or by backend, and others, which run whole.
 BY_NAME = ("linear_test", "attention_test", "rows_test", "forward_test", "backends_test",
            "recording_test")
-WHOLE = ("backend_test", "nvml_test", "plan_test", "engine_test", "runtime_devices_test")
+WHOLE = ("backend_test", "plan_test", "engine_test", "runtime_devices_test")
 TABLES = {"linear": "linear_test", "attention": "attention_test"}
 # Checked in time even where every access is watched.
 SANITIZED = {
