@@ -4,6 +4,7 @@
 #include "kernels/cuda/encode.cuh"
 #include "kernels/cuda/epilogue.h"
 #include "kernels/cuda/gelu.cuh"
+#include "kernels/cuda/rows_warp.h"
 
 namespace octavo::cuda {
 namespace {
@@ -94,6 +95,7 @@ cudaError_t LaunchEpilogue(const EpilogueArgs& args, cudaStream_t stream) {
     }
     return cudaGetLastError();
   }
+  if (FitsWarp(args)) return LaunchWarpEpilogue(args, stream);
   RunEpilogue<<<rows, kThreads, 0, stream>>>(args);
   return cudaGetLastError();
 }

@@ -1,6 +1,8 @@
 #include <initializer_list>
 
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/dependent_launch.cuh"
+#include "kernels/cuda/gelu.cuh"
 #include "kernels/cuda/row_values.cuh"
 #include "kernels/cuda/rows_warp.h"
 
@@ -103,6 +105,35 @@ __global__ void __launch_bounds__(32 * kWarps) Encode(const __grid_constant__ En
   values.Encode(encode.output, row);
 }
 
+// Bias, activation and residual of a product's row, and its encoding.
+template <int kChunks>
+__global__ void __launch_bounds__(32 * kWarps)
+    FinishProduct(const __grid_constant__ EpilogueArgs args) {
+  LetNextKernelStart();
+  const int64_t row = WarpRow();
+  if (row >= Count(args.rows, args.device_rows)) return;
+  WaitForPreviousKernel();
+  RowValues<kChunks> values(threadIdx.x % 32, args.n);
+  values.Add(args.product, row);
+  const Epilogue& epilogue = args.epilogue;
+  if (epilogue.bias != nullptr) values.Add(epilogue.bias);
+  if (epilogue.activation == Activation::kGelu && args.output.element != Element::kF32) {
+    values.ForEachChunk([](float(&x)[8], int) {
+#pragma unroll
+      for (int e = 0; e < 8; ++e) x[e] = Gelu(x[e]);
+    });
+  } else if (epilogue.activation != Activation::kNone) {
+    values.ForEachChunk([&](float(&x)[8], int) {
+#pragma unroll
+      for (int e = 0; e < 8; ++e) x[e] = Activate(epilogue.activation, x[e]);
+    });
+  }
+  if (epilogue.residual != nullptr) {
+    values.Add(epilogue.residual + row * epilogue.residual_stride);
+  }
+  values.Encode(args.output, row);
+}
+
 // A block sums 64 columns of a sequence, 32 rows at a time.
 constexpr int kPoolColumns = 64;
 constexpr int kPoolRows = 32;
@@ -192,6 +223,12 @@ bool FitsWarp(const PoolCall& pool) {
   return Fits(pool.columns, {pool.hidden}) && ElementBytes(pool.hidden.element) == 2;
 }
 
+bool FitsWarp(const EpilogueArgs& args) {
+  return args.row_scales == nullptr && !args.epilogue.gated &&
+         args.epilogue.residual_stride % 4 == 0 &&
+         Fits(args.n, {args.product, args.output}, {args.epilogue.bias, args.epilogue.residual});
+}
+
 cudaError_t LaunchWarpEmbed(const EmbedCall& embed, const NormCall& norm, cudaStream_t stream) {
   if (norm.rows == 0) return cudaSuccess;
   return WithChunks(norm.columns, [&]<int kChunks>() {
@@ -210,6 +247,13 @@ cudaError_t LaunchWarpEncode(const EncodeCall& encode, cudaStream_t stream) {
   if (encode.rows == 0) return cudaSuccess;
   return WithChunks(encode.columns, [&]<int kChunks>() {
     return LaunchDependent(Encode<kChunks>, Blocks(encode.rows), 32 * kWarps, 0, stream, encode);
+  });
+}
+
+cudaError_t LaunchWarpEpilogue(const EpilogueArgs& args, cudaStream_t stream) {
+  if (args.rows == 0) return cudaSuccess;
+  return WithChunks(args.n, [&]<int kChunks>() {
+    return LaunchDependent(FinishProduct<kChunks>, Blocks(args.rows), 32 * kWarps, 0, stream, args);
   });
 }
 
