@@ -128,6 +128,7 @@ std::span<const Backend> Backends() {
        .default_document_step_us = 1000,
        // A block's widest intermediate stays in the second-level cache beside the weights' panels.
        .document_unit = {.least = 16, .most = 96 * cpu::SecondLevelCacheBytes() >> 20},
+       .document_batch_tokens = 2048,
        .timing = {.tokens = kTimedTokens, .most_weights = 384 << 10, .evicted_bytes = 2 << 20}},
   };
   return kBackends;

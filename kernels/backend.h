@@ -100,6 +100,7 @@ struct Backend {
   absl::StatusOr<std::unique_ptr<Stream>> (*open_stream)(int index, const DeviceOptions& options);
   int64_t default_document_step_us;
   UnitRows document_unit;
+  int64_t document_batch_tokens;  // by default: enough that a batch's fixed costs do not show
   PlanTiming timing;
 };
 

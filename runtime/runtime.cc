@@ -72,7 +72,7 @@ std::vector<int32_t> WarmUpTokens(const ModelSpec& spec) {
 RuntimeOptions DefaultRuntimeOptions() {
   RuntimeOptions options;
   options.lanes[static_cast<int>(Lane::kQuery)] = {"a16w4_int4", "", 256, 16384};
-  options.lanes[static_cast<int>(Lane::kDocument)] = {"a8w8_int8", "", 2048, 262144};
+  options.lanes[static_cast<int>(Lane::kDocument)] = {"a8w8_int8", "", 0, 262144};
   return options;
 }
 
@@ -103,8 +103,9 @@ absl::StatusOr<LaneFormat> ReadLane(const LaneOptions& options) {
   if (!format.ok()) return format.status();
   absl::StatusOr<Method> method = ChooseMethod(**format, options.method);
   if (!method.ok()) return method.status();
-  if (options.max_batch_tokens <= 0 || options.max_queue_tokens <= 0) {
-    return absl::InvalidArgumentError("a lane's batch and queue limits must be above 0 tokens");
+  if (options.max_batch_tokens < 0 || options.max_queue_tokens <= 0) {
+    return absl::InvalidArgumentError(
+        "a lane's queue limit must be above 0 tokens, its batch limit 0 (the device's) or more");
   }
   return LaneFormat{*format, *method};
 }
@@ -170,13 +171,17 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoin
     absl::StatusOr<LaneFormat> format = ReadLane(options.lanes[l]);
     if (!format.ok()) return format.status();
     formats[l] = *format;
-    scheduling.lanes[l] = {options.lanes[l].max_queue_tokens, options.lanes[l].max_batch_tokens};
     info.lanes[l].format = format->format;
     info.lanes[l].method = std::string(MethodName(format->method));
-    info.lanes[l].limits = scheduling.lanes[l];
   }
   absl::StatusOr<std::vector<Device>> devices = ReadDevices(options, formats, &info.passed_over);
   if (!devices.ok()) return devices.status();
+  for (int l = 0; l < kLanes; ++l) {
+    const int64_t batch = options.lanes[l].max_batch_tokens;
+    scheduling.lanes[l] = {options.lanes[l].max_queue_tokens,
+                           batch > 0 ? batch : devices->front().backend->document_batch_tokens};
+    info.lanes[l].limits = scheduling.lanes[l];
+  }
   scheduling.engines = static_cast<int>(devices->size());
   info.name = checkpoint->name();
   info.revision = checkpoint->revision();
@@ -265,7 +270,7 @@ absl::Status Runtime::State::AddDevice(const Checkpoint& checkpoint, const Devic
         {.device = device.name,
          .step = std::chrono::microseconds(step),
          .lost = [this, name = device.name](const absl::Status& status) { OnLost(name, status); }},
-        lanes, {options.lanes[0].max_batch_tokens, options.lanes[1].max_batch_tokens},
+        lanes, {info.lanes[0].limits.max_batch_tokens, info.lanes[1].limits.max_batch_tokens},
         *std::move(stream), scheduler.get(), completion.get(), observer);
     if (!engine.ok()) return engine.status();
     description.memory_bytes += (*engine)->workspace_bytes();

@@ -36,7 +36,8 @@ ABSL_FLAG(int64_t, query_max_queue_tokens, 0, "tokens the query lane admits; 0: 
 ABSL_FLAG(std::string, document_format, "a8w8_int8", "format of the document lane");
 ABSL_FLAG(std::string, document_method, "",
           "rounding of its weights: rtn, hqq; empty: the format's");
-ABSL_FLAG(int64_t, document_max_batch_tokens, 0, "tokens in a document batch; 0: the default");
+ABSL_FLAG(int64_t, document_max_batch_tokens, 0,
+          "tokens in a document batch; 0: the device's default (CPU 2048, CUDA 32768)");
 ABSL_FLAG(int64_t, document_max_queue_tokens, 0, "tokens the document lane admits; 0: the default");
 
 ABSL_FLAG(int64_t, max_inputs, 1024, "inputs in a request");

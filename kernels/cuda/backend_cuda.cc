@@ -44,6 +44,7 @@ const Backend kBackend = {
     .default_document_step_us = 150,
     // Fewer rows do not fill the multiprocessors.
     .document_unit = {.least = 1024, .most = 65536},
+    .document_batch_tokens = 32768,
     .timing = {.tokens = kTimedTokens, .calls = 16},
 };
 

@@ -77,6 +77,7 @@ const Backend& Fake() {
                                .open_stream = nullptr,
                                .default_document_step_us = 0,
                                .document_unit = {},
+                               .document_batch_tokens = 0,
                                .timing = (*FindBackend("cpu"))->timing};
   return fake;
 }
