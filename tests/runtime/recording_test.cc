@@ -120,13 +120,13 @@ TEST_P(RecordingTest, BatchesBeyondTheRecordingsRunAsOthersDo) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, RecordingTest,
-                         ::testing::Values(RecordingCase{"fake", "f32"},
-                                           RecordingCase{"cuda", "f16"},
-                                           RecordingCase{"cuda", "bf16"}),
-                         [](const auto& info) {
-                           return std::string(info.param.backend) + "_" + info.param.format;
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Formats, RecordingTest,
+    ::testing::Values(RecordingCase{"fake", "f32"}, RecordingCase{"cuda", "f16"},
+                      RecordingCase{"cuda", "bf16"}, RecordingCase{"cuda", "a8w8_fp8"},
+                      RecordingCase{"cuda", "a8w8_int8"}, RecordingCase{"cuda", "a16w4_int4_g32z"},
+                      RecordingCase{"cuda", "a16w4_int4_g64"}),
+    [](const auto& info) { return std::string(info.param.backend) + "_" + info.param.format; });
 
 }  // namespace
 }  // namespace octavo
