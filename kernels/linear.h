@@ -52,7 +52,8 @@ struct LinearKernel {
   // output needs is read from that row of input: results do not depend on other rows, nor, unless
   // the row says so below, on M.
   void (*run)(const LinearArgs& args, Stream& stream);
-  // c in |error| <= c * eps * sum|x||w|, eps of the arithmetic type.
+  // c in |error| <= c * eps * sum|x||w|, eps of the arithmetic type; of int16, sum m|w|, m the
+  // largest |x| of the weight's group.
   double error_constant;
   Element arithmetic;  // f32, bf16, f16, int16 or int8
   // Fastest for many rows of activations, not for few: a plan times the next row of the table too.

@@ -25,10 +25,10 @@ void Run(const LinearArgs& args, Stream& stream) {
 
 constexpr double kF32Error = 512.0;
 constexpr double kBf16Error = 1.0 / 256;
-// Exact where a group's activations lie within 2^7 of one another. An outlier beyond that rounds
-// the others of its group to multiples of 2^-14 of itself: 127 of them, at random, err by sqrt(127)
-// of these between them.
-constexpr double kInt16Error = 16.0;
+// A value is rounded to a multiple of 2^-14 of a power of two that its group's largest magnitude m
+// reaches: by at most 2^-15 m, hence c = 1 for the exact integer sums. Summing at most 128 groups
+// in f32, three roundings in a group and one a group, adds 131 * 2^-24 = 0.26 * 2^-15.
+constexpr double kInt16Error = 1.26;
 // Weights decoded and rounded to bf16, by half an eps each.
 constexpr double kBf16WeightError = 0.5 + kBf16Error;
 // Sums are exact; four roundings to f32 follow.

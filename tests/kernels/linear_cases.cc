@@ -130,6 +130,7 @@ LinearProblem::LinearProblem(const Format& format, const Operands& operands,
   EncodeActivations();
   products_ = reference::Linear(decoded_input_, decoded_weight_, {}, rows, shape.n, shape.k);
   magnitude_ = reference::LinearMagnitude(decoded_input_, decoded_weight_, rows, shape.n, shape.k);
+  if (weight_.encoding.element == Element::kInt4) MakeGroupMagnitude();
   MakeEpilogueData(seed);
 }
 
@@ -294,6 +295,22 @@ void LinearProblem::EncodeE4m3Activations(int64_t row, const float* from, uint8_
   }
 }
 
+void LinearProblem::MakeGroupMagnitude() {
+  const int64_t group = weight_.encoding.group_columns;
+  std::vector<float> largest(decoded_input_.size());
+  for (int64_t r = 0; r < rows_; ++r) {
+    const float* row = decoded_input_.data() + r * shape_.k;
+    for (int64_t begin = 0; begin < shape_.k; begin += group) {
+      const int64_t end = std::min(shape_.k, begin + group);
+      float m = 0.0f;
+      for (int64_t k = begin; k < end; ++k) m = std::max(m, std::abs(row[k]));
+      std::fill_n(largest.begin() + r * shape_.k + begin, end - begin, m);
+    }
+  }
+  group_magnitude_ =
+      reference::LinearMagnitude(largest, decoded_weight_, rows_, shape_.n, shape_.k);
+}
+
 void LinearProblem::MakeEpilogueData(uint64_t seed) {
   std::mt19937_64 random(seed + 2);
   std::normal_distribution<float> normal;
@@ -422,7 +439,8 @@ std::string LinearProblem::Check(const EpilogueCase& epilogue, const LinearOutpu
   const std::span<const double> products =
       std::span(products_).subspan(begin * shape_.n, output.rows * shape_.n);
   const std::span<const double> magnitude =
-      std::span(magnitude_).subspan(begin * shape_.n, output.rows * shape_.n);
+      std::span(bound.arithmetic == Element::kInt16 ? group_magnitude_ : magnitude_)
+          .subspan(begin * shape_.n, output.rows * shape_.n);
   const std::vector<double> expected = reference::Finish(data, products, output.rows, shape_.n);
   const int64_t columns = output.columns;
 

@@ -131,6 +131,7 @@ class LinearProblem {
   int64_t Padded(int64_t columns, int64_t odd) const;
   void EncodeActivations();
   void EncodeE4m3Activations(int64_t row, const float* from, uint8_t* to, float* decoded);
+  void MakeGroupMagnitude();
   void MakeEpilogueData(uint64_t seed);
 
   const Format& format_;
@@ -151,8 +152,9 @@ class LinearProblem {
   std::vector<float> bias_;      // [n]
   std::vector<float> residual_;  // [rows, residual_stride_]
   int64_t residual_stride_ = 0;
-  std::vector<double> products_;   // [rows, n]
-  std::vector<double> magnitude_;  // [rows, n], sum|x||w|
+  std::vector<double> products_;         // [rows, n]
+  std::vector<double> magnitude_;        // [rows, n], sum|x||w|
+  std::vector<double> group_magnitude_;  // [rows, n], sum m|w| (kernels/linear.h), of 4 bits
 };
 
 }  // namespace octavo
