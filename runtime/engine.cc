@@ -242,6 +242,7 @@ void Engine::Begin(Batch batch, Time now) {
   const int64_t rows = lane.lane == Lane::kDocument ? UnitRows(run.ragged)
                                                     : lane.forward->backend().document_unit.most;
   if (absl::Status status = run.pass->Begin(run.ragged, rows); !status.ok()) {
+    if (const absl::Status lost = lane.stream->status(); !lost.ok()) return LoseDevice(lost, now);
     if (observer_ != nullptr) observer_->OnDeviceError(options_.device, status);
     Fail(lane, run, status, now);
   } else {
