@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/element_bytes.h"
+
 namespace octavo {
 namespace {
 
@@ -17,18 +19,6 @@ constexpr int64_t kTileRows = 128;
 
 int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
-}
-
-int64_t ElementBytes(Element element) {
-  switch (element) {
-    case Element::kF32:
-      return 4;
-    case Element::kF16:
-    case Element::kBf16:
-      return 2;
-    default:
-      return 1;
-  }
 }
 
 // Batches whose passes are recorded: up to so many tokens. Every power of two, where plans change

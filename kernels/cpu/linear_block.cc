@@ -5,6 +5,7 @@
 #include "kernels/cpu/processors.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/team.h"
+#include "kernels/element_bytes.h"
 #include "kernels/linear.h"
 
 namespace octavo::cpu {
@@ -25,18 +26,6 @@ int64_t EncodedRows(int64_t columns) {
 }
 
 int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-int64_t ElementBytes(Element element) {
-  switch (element) {
-    case Element::kF32:
-      return 4;
-    case Element::kF16:
-    case Element::kBf16:
-      return 2;
-    default:
-      return 1;
-  }
-}
 
 // Outputs whose scales are known only when the row is: finished in f32, then encoded.
 bool IsEncoded(Element element) { return element == Element::kInt8 || element == Element::kE4m3; }

@@ -6,6 +6,7 @@
 #include "kernels/cuda/linear_rows.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/element_bytes.h"
 
 namespace octavo::cuda {
 namespace {
@@ -15,8 +16,6 @@ bool IsFloatFormat(const Format& format, Element element) {
 }
 
 constexpr int64_t kRowsToAddBias = 256;
-
-int64_t Bytes(Element element) { return element == Element::kF32 ? 4 : 2; }
 
 void Run(const LinearArgs& args, Element operand, cudaDataType_t type, CudaStream& stream) {
   const LinearShape& shape = args.weight->shape;
@@ -32,7 +31,7 @@ void Run(const LinearArgs& args, Element operand, cudaDataType_t type, CudaStrea
       none && args.output.element == kept && (epilogue.bias == nullptr || adds_bias);
   const bool library_bias = direct && epilogue.bias != nullptr;
   const int64_t bias_bytes = library_bias ? (shape.n * 2 + 255) / 256 * 256 : 0;
-  const int64_t product_bytes = direct ? 0 : args.rows * shape.n * Bytes(kept);
+  const int64_t product_bytes = direct ? 0 : args.rows * shape.n * ElementBytes(kept);
   auto* workspace =
       static_cast<uint8_t*>(stream.Workspace(kCublasLtWorkspace + bias_bytes + product_bytes));
   if (workspace == nullptr) return;

@@ -5,6 +5,7 @@
 #include "kernels/cuda/gelu.cuh"
 #include "kernels/cuda/row_values.cuh"
 #include "kernels/cuda/rows_warp.h"
+#include "kernels/element_bytes.h"
 
 namespace octavo::cuda {
 namespace {
@@ -174,18 +175,6 @@ cudaError_t WithChunks(int64_t columns, const Launch& launch) {
   if (columns <= 2048) return launch.template operator()<8>();
   if (columns <= 3072) return launch.template operator()<12>();
   return launch.template operator()<16>();
-}
-
-int64_t ElementBytes(Element element) {
-  switch (element) {
-    case Element::kF32:
-      return 4;
-    case Element::kF16:
-    case Element::kBf16:
-      return 2;
-    default:
-      return 1;
-  }
 }
 
 bool Aligned(const void* pointer, int64_t bytes) {

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/element_bytes.h"
 #include "quant/e4m3.h"
 #include "quant/half.h"
 #include "tests/reference/reference.h"
@@ -20,18 +21,6 @@ constexpr uint8_t kGuardByte = 0xa5;
 constexpr float kGuardScale = -12345.5f;
 constexpr int32_t kGuardSum = 0x5a5a5a5a;
 constexpr double kF32Epsilon = 0x1p-23;
-
-int64_t Bytes(Element element) {
-  switch (element) {
-    case Element::kF32:
-      return 4;
-    case Element::kF16:
-    case Element::kBf16:
-      return 2;
-    default:
-      return 1;
-  }
-}
 
 double Epsilon(Element arithmetic) {
   switch (arithmetic) {
@@ -83,10 +72,10 @@ std::string Describe(const EpilogueCase& epilogue) {
 
 int64_t LinearOutput::scale_groups() const { return ScaleGroups(element, columns); }
 
-int64_t LinearOutput::row_bytes() const { return columns * Bytes(element); }
+int64_t LinearOutput::row_bytes() const { return columns * ElementBytes(element); }
 
 const uint8_t* LinearOutput::row(int64_t r) const {
-  return values.data() + (kGuardRows + r) * stride * Bytes(element);
+  return values.data() + (kGuardRows + r) * stride * ElementBytes(element);
 }
 
 bool SameRows(const LinearOutput& a, int64_t begin, const LinearOutput& b, int64_t rows) {
@@ -237,7 +226,7 @@ void LinearProblem::DrawExtremes(uint64_t seed) {
 
 void LinearProblem::EncodeActivations() {
   const Element element = operands_.input;
-  const int64_t bytes = Bytes(element);
+  const int64_t bytes = ElementBytes(element);
   input_stride_ = Padded(shape_.k, 5);
   input_scale_stride_ = operands_.aligned ? (rows_ + 31) / 32 * 32 : rows_;
   // NaN as a float and as e4m3, -1 (far from a zero) as int8.
@@ -330,7 +319,8 @@ std::string LinearProblem::Describe() const {
 }
 
 void LinearProblem::Poison(int64_t begin) {
-  std::fill(input_.begin() + begin * input_stride_ * Bytes(operands_.input), input_.end(), 0xff);
+  std::fill(input_.begin() + begin * input_stride_ * ElementBytes(operands_.input), input_.end(),
+            0xff);
   for (size_t i = 0; i < input_scales_.size(); ++i) {
     if (static_cast<int64_t>(i) % input_scale_stride_ >= begin) {
       input_scales_[i] = std::numeric_limits<float>::quiet_NaN();
@@ -348,7 +338,7 @@ LinearOutput LinearProblem::Run(const EpilogueCase& epilogue, const PackedWeight
   output.stride = Padded(output.columns, 7);
   output.element = epilogue.output;
   const int64_t all_rows = output.rows + 2 * kGuard;
-  output.values.assign(all_rows * output.stride * Bytes(output.element), kGuardByte);
+  output.values.assign(all_rows * output.stride * ElementBytes(output.element), kGuardByte);
   output.scales.assign(all_rows * output.scale_groups(), kGuardScale);
   output.sums.assign(all_rows, kGuardSum);
 
@@ -358,10 +348,10 @@ LinearOutput LinearProblem::Run(const EpilogueCase& epilogue, const PackedWeight
   };
   LinearArgs args;
   args.rows = output.rows;
-  const int64_t input_row_bytes = input_stride_ * Bytes(operands_.input);
+  const int64_t input_row_bytes = input_stride_ * ElementBytes(operands_.input);
   const int64_t input_scale_groups = ScaleGroups(operands_.input, shape_.k);
   args.input = {in(input_, begin * input_row_bytes,
-                   (end - 1) * input_row_bytes + shape_.k * Bytes(operands_.input)),
+                   (end - 1) * input_row_bytes + shape_.k * ElementBytes(operands_.input)),
                 input_stride_,
                 operands_.input,
                 in(input_scales_, begin, (input_scale_groups - 1) * input_scale_stride_ + end),
@@ -386,7 +376,7 @@ LinearOutput LinearProblem::Run(const EpilogueCase& epilogue, const PackedWeight
   const auto out = [&](auto& values, int64_t guard) {
     return copies.Out(values.data(), std::ssize(values) * sizeof(values[0])) + guard;
   };
-  args.output = {out(output.values, kGuard * output.stride * Bytes(output.element)),
+  args.output = {out(output.values, kGuard * output.stride * ElementBytes(output.element)),
                  output.stride,
                  output.element,
                  out(output.scales, kGuard),
@@ -403,7 +393,7 @@ LinearOutput LinearProblem::Run(const EpilogueCase& epilogue, const PackedWeight
 
 std::string LinearProblem::CheckGuards(const LinearOutput& output) const {
   if (!output.fault.empty()) return output.fault;
-  const int64_t row_bytes = output.stride * Bytes(output.element);
+  const int64_t row_bytes = output.stride * ElementBytes(output.element);
   const int64_t all_rows = output.rows + 2 * LinearOutput::kGuardRows;
   for (int64_t r = 0; r < all_rows; ++r) {
     const bool guard = r < LinearOutput::kGuardRows || r >= LinearOutput::kGuardRows + output.rows;

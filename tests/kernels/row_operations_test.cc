@@ -11,6 +11,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/backend.h"
+#include "kernels/element_bytes.h"
 #include "quant/e4m3.h"
 #include "quant/half.h"
 #include "tests/kernels/device_copies.h"
@@ -25,18 +26,6 @@ constexpr int64_t kColumns[] = {1,   7,   8,   24,   64,   128,  136,  384,
                                 385, 392, 768, 1000, 1024, 1536, 2048, 2056};
 constexpr int64_t kWideColumns[] = {3072, 4096, 4104};
 constexpr int64_t kE4m3Columns = 128;  // that share a scale
-
-int64_t ElementBytes(Element element) {
-  switch (element) {
-    case Element::kF32:
-      return 4;
-    case Element::kF16:
-    case Element::kBf16:
-      return 2;
-    default:
-      return 1;
-  }
-}
 
 // A matrix in host memory, poisoned: NaN, or 99 in int8.
 struct HostMatrix {
