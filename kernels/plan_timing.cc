@@ -54,6 +54,7 @@ absl::Status RowTimer::Allocate() {
   absl::Status status =
       filled(&input_, std::vector<uint8_t>(tokens * shape_.k * sizeof(float), 0x3c));
   if (status.ok()) status = filled(&output_, std::vector<float>(tokens * shape_.n));
+  if (status.ok()) status = filled(&bias_, std::vector<float>(shape_.n, 0.5f));
   if (status.ok()) status = filled(&scales_, std::vector<float>(tokens * groups, 1.0f / 1024));
   if (status.ok()) {
     const int32_t sum = 0x3c * static_cast<int32_t>(shape_.k);
@@ -89,6 +90,7 @@ double RowTimer::Time(const LinearKernel& kernel, const PackedWeight& weight, in
                 sums_.as<int32_t>(), backend_->timing.tokens.back()};
   args.output = {output_.as<void>(), shape_.n, backend_->hidden(*weight.format)};
   args.weight = &weight;
+  args.epilogue.bias = bias_.as<float>();  // as every layer has: not all rows add it as they write
   const int calls = backend_->timing.calls;
   if (calls > 1) kernel.run(args, *stream_);  // what a row makes at its first call stays out
   double best = 1e9;

@@ -41,7 +41,7 @@ class RowTimer {
   Stream* stream_;
   double (*now_)();
   std::vector<uint64_t> evicting_;
-  Buffer input_, output_, scales_, sums_;
+  Buffer input_, output_, bias_, scales_, sums_;
 };
 
 }  // namespace octavo
