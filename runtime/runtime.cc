@@ -98,14 +98,18 @@ struct Runtime::State {
 
 namespace {
 
-absl::StatusOr<LaneFormat> ReadLane(const LaneOptions& options) {
+absl::StatusOr<LaneFormat> ReadLane(Lane lane, const LaneOptions& options) {
   absl::StatusOr<const Format*> format = FindFormat(options.format);
   if (!format.ok()) return format.status();
   absl::StatusOr<Method> method = ChooseMethod(**format, options.method);
   if (!method.ok()) return method.status();
-  if (options.max_batch_tokens < 0 || options.max_queue_tokens <= 0) {
+  // Only documents leave their batches to the device.
+  const int64_t least_batch = lane == Lane::kDocument ? 0 : 1;
+  if (options.max_batch_tokens < least_batch || options.max_queue_tokens <= 0) {
     return absl::InvalidArgumentError(
-        "a lane's queue limit must be above 0 tokens, its batch limit 0 (the device's) or more");
+        absl::StrCat("the ", View(LaneName(lane)),
+                     " lane's queue limit must be above 0 tokens, its batch limit at least ",
+                     least_batch, lane == Lane::kDocument ? " (0: the device's default)" : ""));
   }
   return LaneFormat{*format, *method};
 }
@@ -168,7 +172,7 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoin
   SchedulerOptions scheduling;
   scheduling.document_min_share = options.document_min_share;
   for (int l = 0; l < kLanes; ++l) {
-    absl::StatusOr<LaneFormat> format = ReadLane(options.lanes[l]);
+    absl::StatusOr<LaneFormat> format = ReadLane(kAllLanes[l], options.lanes[l]);
     if (!format.ok()) return format.status();
     formats[l] = *format;
     info.lanes[l].format = format->format;

@@ -25,7 +25,7 @@ struct LaneOptions {
   std::string format;  // a name or an alias
   std::string method;  // "rtn", "hqq", or "" for the format's default (hqq where it has a float
                        // zero point, else rtn)
-  int64_t max_batch_tokens = 0;  // 0: the device's default for documents
+  int64_t max_batch_tokens = 0;  // documents, 0: the device's default
   int64_t max_queue_tokens = 0;
 };
 

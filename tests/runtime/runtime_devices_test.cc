@@ -222,6 +222,26 @@ TEST_F(RuntimeDevicesTest, WithTheLastDeviceEverythingEndsUnavailable) {
   runtime_->Stop(Clock::now() + kLimit);
 }
 
+TEST_F(RuntimeDevicesTest, OnlyDocumentsLeaveTheirBatchesToTheDevice) {
+  RuntimeOptions options = DefaultRuntimeOptions();
+  for (LaneOptions& lane : options.lanes) lane.format = "f32";
+  options.backend = &FaultyBackend();
+  options.threads = 1;
+  const auto runtime = Runtime::Load(Checkpoint::Random(spec_, 11), options, nullptr);
+  ASSERT_TRUE(runtime.ok()) << runtime.status();
+  const LaneDescription(&lanes)[kLanes] = (*runtime)->info().lanes;
+  EXPECT_EQ(lanes[static_cast<int>(Lane::kDocument)].limits.max_batch_tokens,
+            FaultyBackend().document_batch_tokens);
+  EXPECT_EQ(lanes[static_cast<int>(Lane::kQuery)].limits.max_batch_tokens, 256);
+  for (const auto& [lane, tokens] : {std::pair(Lane::kQuery, 0), std::pair(Lane::kDocument, -1)}) {
+    RuntimeOptions bad = options;
+    bad.lanes[static_cast<int>(lane)].max_batch_tokens = tokens;
+    const absl::Status status = Runtime::Load(Checkpoint::Random(spec_, 11), bad, nullptr).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("batch limit"));
+  }
+}
+
 TEST_F(RuntimeDevicesTest, ADeviceThatFailsWhileItIsMeasuredFailsTheStart) {
   ASSERT_TRUE(Load("faulty:0,faulty:1").ok());
   BreakDevice(1, 0);
