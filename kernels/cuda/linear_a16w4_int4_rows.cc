@@ -35,17 +35,6 @@ absl::Status Check(const Format& format, const EncodedMatrix& matrix) {
                                                  std::string(format.name)));
 }
 
-absl::Status Upload(const Format& format, const EncodedMatrix& matrix, const void* host,
-                    int64_t bytes, PackedWeight* packed) {
-  absl::StatusOr<std::shared_ptr<const void>> data = UploadWeight(host, bytes);
-  if (!data.ok()) return data.status();
-  packed->format = &format;
-  packed->shape = {.n = matrix.rows, .k = matrix.columns};
-  packed->bytes = bytes;
-  packed->data = *std::move(data);
-  return absl::OkStatus();
-}
-
 std::vector<uint16_t> ToF16(const std::vector<float>& values) {
   std::vector<uint16_t> halves(values.size());
   std::transform(values.begin(), values.end(), halves.begin(), FloatToF16);
@@ -79,7 +68,7 @@ absl::Status PackA16W4Int4(const Format& format, const EncodedMatrix& matrix,
   weight.scales = scales.data();
   weight.zeros = zeros.empty() ? nullptr : zeros.data();
   const std::vector<uint8_t> blocks = PackInt4Weight(weight);
-  return Upload(format, matrix, blocks.data(), static_cast<int64_t>(blocks.size()), packed);
+  return UploadWeight(format, matrix, blocks.data(), static_cast<int64_t>(blocks.size()), packed);
 }
 
 void RunA16W4Int4(const LinearArgs& args, Stream& stream_base) {
@@ -146,7 +135,8 @@ absl::Status PackA16W4Int4Decoded(const Format& format, const EncodedMatrix& mat
     return absl::InvalidArgumentError(
         absl::StrCat("a weight decodes to ", decoded[i], ", beyond what f16 holds"));
   }
-  return Upload(format, matrix, values.data(), static_cast<int64_t>(values.size() * 2), packed);
+  return UploadWeight(format, matrix, values.data(), static_cast<int64_t>(values.size() * 2),
+                      packed);
 }
 
 }  // namespace octavo::cuda

@@ -145,14 +145,7 @@ absl::Status PackA8W8CublasLt(const Format& format, const EncodedMatrix& weight,
   for (int64_t i = 0; i < copies; ++i) {
     std::memcpy(&host[n * k + i * n * sizeof(float)], weight.scales.data(), n * sizeof(float));
   }
-  absl::StatusOr<std::shared_ptr<const void>> data =
-      UploadWeight(host.data(), static_cast<int64_t>(host.size()));
-  if (!data.ok()) return data.status();
-  packed->format = &format;
-  packed->shape = {.n = n, .k = k};
-  packed->bytes = static_cast<int64_t>(host.size());
-  packed->data = *std::move(data);
-  return absl::OkStatus();
+  return UploadWeight(format, weight, host.data(), static_cast<int64_t>(host.size()), packed);
 }
 
 void RunA8W8CublasLt(const LinearArgs& args, Stream& stream) {

@@ -172,14 +172,7 @@ absl::Status PackA8W8Sm90(const Format& format, const EncodedMatrix& weight, Pac
   std::vector<uint8_t> host(padded_n * k + padded_n * sizeof(float));
   PackA8W8Weight(weight.values.data(), static_cast<int>(n), static_cast<int>(k), host.data());
   std::memcpy(&host[padded_n * k], weight.scales.data(), n * sizeof(float));
-  absl::StatusOr<std::shared_ptr<const void>> data =
-      UploadWeight(host.data(), static_cast<int64_t>(host.size()));
-  if (!data.ok()) return data.status();
-  packed->format = &format;
-  packed->shape = {.n = n, .k = k};
-  packed->bytes = static_cast<int64_t>(host.size());
-  packed->data = *std::move(data);
-  return absl::OkStatus();
+  return UploadWeight(format, weight, host.data(), static_cast<int64_t>(host.size()), packed);
 }
 
 void RunA8W8Fp8Sm90(const LinearArgs& args, Stream& stream) {

@@ -83,13 +83,7 @@ absl::Status PackRowMajor(const Format& format, const EncodedMatrix& weight, Pac
       static_cast<int64_t>(weight.values.size()) != bytes) {
     return absl::InvalidArgumentError("the weight is not a matrix of this 16-bit format");
   }
-  absl::StatusOr<std::shared_ptr<const void>> data = UploadWeight(weight.values.data(), bytes);
-  if (!data.ok()) return data.status();
-  packed->format = &format;
-  packed->shape = {.n = weight.rows, .k = weight.columns};
-  packed->bytes = bytes;
-  packed->data = *std::move(data);
-  return absl::OkStatus();
+  return UploadWeight(format, weight, weight.values.data(), bytes, packed);
 }
 
 void RunCublasLtF16(const LinearArgs& args, Stream& stream) {

@@ -1,5 +1,7 @@
 #include "kernels/cuda/memory.h"
 
+#include <memory>
+
 #include "absl/strings/str_cat.h"
 
 namespace octavo::cuda {
@@ -56,7 +58,8 @@ absl::StatusOr<Buffer> AllocatePinned(int64_t bytes) {
   return Buffer(data, bytes, [](void* held_data) { cudaFreeHost(held_data); });
 }
 
-absl::StatusOr<std::shared_ptr<const void>> UploadWeight(const void* host, int64_t bytes) {
+absl::Status UploadWeight(const Format& format, const EncodedMatrix& weight, const void* host,
+                          int64_t bytes, PackedWeight* packed) {
   absl::StatusOr<Buffer> buffer = Allocate(bytes);
   if (!buffer.ok()) return buffer.status();
   if (absl::Status status =
@@ -66,7 +69,11 @@ absl::StatusOr<std::shared_ptr<const void>> UploadWeight(const void* host, int64
     return status;
   }
   const auto held = std::make_shared<const Buffer>(*std::move(buffer));
-  return std::shared_ptr<const void>(held, held->as<void>());
+  packed->format = &format;
+  packed->shape = {.n = weight.rows, .k = weight.columns};
+  packed->bytes = bytes;
+  packed->data = std::shared_ptr<const void>(held, held->as<void>());
+  return absl::OkStatus();
 }
 
 }  // namespace octavo::cuda

@@ -4,7 +4,6 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
-#include <memory>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -20,8 +19,10 @@ absl::Status ToStatus(cudaError_t error, const char* what);
 absl::StatusOr<Buffer> Allocate(int64_t bytes);
 absl::StatusOr<Buffer> AllocatePinned(int64_t bytes);
 
-// A packed weight in device memory: `bytes` of host memory, then 256 zero bytes, so that a vector
-// load that begins inside may end past it. Waits for the copy.
-absl::StatusOr<std::shared_ptr<const void>> UploadWeight(const void* host, int64_t bytes);
+// Makes `packed` the weight's layout at `host`, in device memory: `bytes` of it, then 256 zero
+// bytes, so that a vector load that begins inside may end past it. Waits for the copy.
+// RESOURCE_EXHAUSTED.
+absl::Status UploadWeight(const Format& format, const EncodedMatrix& weight, const void* host,
+                          int64_t bytes, PackedWeight* packed);
 
 }  // namespace octavo::cuda
