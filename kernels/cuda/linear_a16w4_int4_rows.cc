@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/epilogue.h"
 #include "kernels/cuda/linear_a16w4_int4_f16_sm90.h"
 #include "kernels/cuda/linear_rows.h"
@@ -17,8 +18,6 @@ namespace octavo::cuda {
 namespace {
 
 constexpr int64_t kAlignment = 256;
-
-int64_t RoundUp(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
 absl::Status Check(const Format& format, const EncodedMatrix& matrix) {
   const int64_t groups = matrix.rows * matrix.groups();
@@ -104,10 +103,9 @@ void RunA16W4Int4(const LinearArgs& args, Stream& stream_base) {
   }
   if (!aligned) {
     stream.Record(cudaMemsetAsync(workspace, 0, input_bytes, stream.handle()), "aligning rows");
-    stream.Record(
-        cudaMemcpy2DAsync(workspace, stride * 2, args.input.values, args.input.stride * 2,
-                          shape.k * 2, args.rows, cudaMemcpyDeviceToDevice, stream.handle()),
-        "aligning rows");
+    stream.Record(CopyRows(workspace, stride * 2, args.input.values, args.input.stride * 2,
+                           shape.k * 2, args.rows, stream.handle()),
+                  "aligning rows");
     call.input = reinterpret_cast<const uint16_t*>(workspace);
     call.input_stride = stride;
   }

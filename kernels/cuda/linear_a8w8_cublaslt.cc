@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/epilogue.h"
 #include "kernels/cuda/linear_rows.h"
@@ -16,9 +17,6 @@ namespace {
 
 constexpr int64_t kAlignment = 16;
 constexpr int64_t kScaleColumns = 128;
-
-int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t RoundUp(int64_t value, int64_t step) { return CeilDivide(value, step) * step; }
 
 CublasLtProduct Product(const LinearShape& shape, int64_t rows, cudaDataType_t operand,
                         cudaDataType_t output) {
@@ -82,18 +80,13 @@ void Run(const LinearArgs& args, CudaStream& stream) {
 
   CublasLtProduct call = Product(shape, rows, fp8 ? CUDA_R_8F_E4M3 : CUDA_R_8I,
                                  fp8 ? (wide ? CUDA_R_32F : CUDA_R_16F) : CUDA_R_32I);
-  const auto copy = [&](uint8_t* to, int64_t to_stride, const void* from, int64_t stride,
-                        int64_t row_bytes, int64_t rows) {
-    stream.Record(cudaMemcpy2DAsync(to, to_stride, from, stride, row_bytes, rows,
-                                    cudaMemcpyDeviceToDevice, stream.handle()),
-                  "a copy of activations");
-    return to;
-  };
   call.input = args.input.values;
   call.input_stride = args.input.stride;
   if (!input_fits) {
-    call.input = copy(workspace + input_at, shape.k, args.input.values, args.input.stride, shape.k,
-                      args.rows);
+    stream.Record(CopyRows(workspace + input_at, shape.k, args.input.values, args.input.stride,
+                           shape.k, args.rows, stream.handle()),
+                  "a copy of activations");
+    call.input = workspace + input_at;
     call.input_stride = shape.k;
   }
   call.weight = args.weight->data.get();
@@ -107,9 +100,10 @@ void Run(const LinearArgs& args, CudaStream& stream) {
     call.weight_scales = weight_scales;
     call.input_scales = args.input.scales;
     if (!scales_fit) {
-      call.input_scales =
-          reinterpret_cast<const float*>(copy(workspace + scales_at, rows * 4, args.input.scales,
-                                              args.input.scale_stride * 4, args.rows * 4, groups));
+      stream.Record(CopyRows(workspace + scales_at, rows * 4, args.input.scales,
+                             args.input.scale_stride * 4, args.rows * 4, groups, stream.handle()),
+                    "a copy of scales");
+      call.input_scales = reinterpret_cast<const float*>(workspace + scales_at);
     }
   } else {
     finish.row_scales = args.input.scales;

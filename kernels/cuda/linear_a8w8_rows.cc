@@ -2,6 +2,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/epilogue.h"
 #include "kernels/cuda/linear_a8w8_sm90.h"
 #include "kernels/cuda/linear_rows.h"
@@ -13,9 +14,6 @@ namespace {
 
 constexpr int64_t kAlignment = 16;  // of what the copy engine and vector stores touch
 constexpr int64_t kScaleColumns = 128;
-
-int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t RoundUp(int64_t value, int64_t step) { return CeilDivide(value, step) * step; }
 
 bool Aligned(const void* pointer, int64_t stride_bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % kAlignment == 0 && stride_bytes % kAlignment == 0;
@@ -48,13 +46,6 @@ bool FindOutputKind(const LinearArgs& args, A8W8Output* kind) {
     default:
       return false;
   }
-}
-
-// Copies `rows` rows of `row_bytes`, `stride` bytes apart, to rows `to_stride` apart.
-cudaError_t CopyRows(void* to, int64_t to_stride, const void* from, int64_t stride,
-                     int64_t row_bytes, int64_t rows, cudaStream_t stream) {
-  return cudaMemcpy2DAsync(to, to_stride, from, stride, row_bytes, rows, cudaMemcpyDeviceToDevice,
-                           stream);
 }
 
 using Launcher = cudaError_t (*)(const A8W8Args&, const A8W8Tile&, int, cudaStream_t);

@@ -4,15 +4,12 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "kernels/cuda/alignment.h"
+
 namespace octavo::cuda {
-namespace {
-
-int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-}  // namespace
 
 void PackA8W8Weight(const uint8_t* weight, int n, int k, uint8_t* packed) {
-  const int rows = static_cast<int>(CeilDivide(n, kA8W8PackedRows)) * kA8W8PackedRows;
+  const int rows = static_cast<int>(RoundUp(n, kA8W8PackedRows));
   for (int row = 0; row < rows; ++row, packed += k) {
     const int64_t channel = A8W8Channel(row);
     if (channel < n) {

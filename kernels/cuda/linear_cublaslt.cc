@@ -1,6 +1,7 @@
 // 16-bit products through cuBLASLt. For all but a bias the epilogue is ours: the library's has GELU
 // only in its tanh form and no 8-bit encoding of a row.
 #include "absl/strings/str_cat.h"
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/epilogue.h"
 #include "kernels/cuda/linear_rows.h"
@@ -30,7 +31,7 @@ void Run(const LinearArgs& args, Element operand, cudaDataType_t type, CudaStrea
   const bool direct =
       none && args.output.element == kept && (epilogue.bias == nullptr || adds_bias);
   const bool library_bias = direct && epilogue.bias != nullptr;
-  const int64_t bias_bytes = library_bias ? (shape.n * 2 + 255) / 256 * 256 : 0;
+  const int64_t bias_bytes = library_bias ? RoundUp(shape.n * 2, 256) : 0;
   const int64_t product_bytes = direct ? 0 : args.rows * shape.n * ElementBytes(kept);
   auto* workspace =
       static_cast<uint8_t*>(stream.Workspace(kCublasLtWorkspace + bias_bytes + product_bytes));
