@@ -42,23 +42,26 @@ RowTimer::RowTimer(const LinearShape& shape, const Backend& backend, Stream& str
 absl::Status RowTimer::Allocate() {
   const int64_t tokens = backend_->timing.tokens.back();
   const int64_t groups = (shape_.k + kScaleColumns - 1) / kScaleColumns;
-  const auto filled = [this](Buffer* buffer, const auto& values) -> absl::Status {
-    const int64_t bytes = static_cast<int64_t>(values.size() * sizeof(values[0]));
+  const auto allocate = [this](Buffer* buffer, int64_t bytes) -> absl::Status {
     absl::StatusOr<Buffer> allocated = backend_->allocate(bytes);
-    if (!allocated.ok()) return allocated.status();
-    *buffer = *std::move(allocated);
-    stream_->Upload(buffer->as<void>(), values.data(), bytes);
-    return absl::OkStatus();
+    if (allocated.ok()) *buffer = *std::move(allocated);
+    return allocated.status();
+  };
+  const auto fill = [&](Buffer* buffer, const auto& values) -> absl::Status {
+    const int64_t bytes = static_cast<int64_t>(values.size() * sizeof(values[0]));
+    absl::Status status = allocate(buffer, bytes);
+    if (status.ok()) stream_->Upload(buffer->as<void>(), values.data(), bytes);
+    return status;
   };
   // Bytes of 0x3c: finite in every element.
   absl::Status status =
-      filled(&input_, std::vector<uint8_t>(tokens * shape_.k * sizeof(float), 0x3c));
-  if (status.ok()) status = filled(&output_, std::vector<float>(tokens * shape_.n));
-  if (status.ok()) status = filled(&bias_, std::vector<float>(shape_.n, 0.5f));
-  if (status.ok()) status = filled(&scales_, std::vector<float>(tokens * groups, 1.0f / 1024));
+      fill(&input_, std::vector<uint8_t>(tokens * shape_.k * sizeof(float), 0x3c));
+  if (status.ok()) status = allocate(&output_, tokens * shape_.n * sizeof(float));
+  if (status.ok()) status = fill(&bias_, std::vector<float>(shape_.n, 0.5f));
+  if (status.ok()) status = fill(&scales_, std::vector<float>(tokens * groups, 1.0f / 1024));
   if (status.ok()) {
     const int32_t sum = 0x3c * static_cast<int32_t>(shape_.k);
-    status = filled(&sums_, std::vector<int32_t>(tokens, sum));
+    status = fill(&sums_, std::vector<int32_t>(tokens, sum));
   }
   if (status.ok()) status = stream_->Finish();
   return status;
