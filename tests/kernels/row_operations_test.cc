@@ -15,6 +15,7 @@
 #include "quant/e4m3.h"
 #include "quant/half.h"
 #include "tests/kernels/device_copies.h"
+#include "tests/kernels/random_vector.h"
 #include "tests/reference/reference.h"
 
 namespace octavo {
@@ -166,14 +167,6 @@ void ExpectPoison(const HostMatrix& matrix, int64_t rows, const std::string& wha
       EXPECT_EQ(matrix.scales[i], 99.0f) << what;
     }
   }
-}
-
-std::vector<float> RandomVector(int64_t size, int seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> x(size);
-  for (float& value : x) value = normal(random);
-  return x;
 }
 
 class RowOperationsTest : public testing::TestWithParam<OpenedDevice> {

@@ -11,6 +11,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/cpu/instruction_sets.h"
+#include "tests/kernels/random_vector.h"
 #include "tests/reference/reference.h"
 
 namespace octavo::cpu {
@@ -33,14 +34,6 @@ std::vector<float> RandomRows(int64_t columns, int seed) {
           std::ldexp(normal(random) + 0.5f * row, static_cast<int>(row * 3) - 6);
     }
   }
-  return x;
-}
-
-std::vector<float> RandomVector(int64_t size, int seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> x(size);
-  for (float& value : x) value = normal(random);
   return x;
 }
 

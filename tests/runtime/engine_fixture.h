@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -95,6 +96,24 @@ class EngineFixture : public ::testing::Test {
                                   ReferenceForward(*checkpoint_, job.inputs[i])),
                 0.999999);
     }
+  }
+
+  // 12 jobs a lane, submitted by three threads; all have ended and are right.
+  void AnswerBothLanesFromManyThreads() {
+    std::vector<std::shared_ptr<Job>> jobs;
+    for (uint32_t i = 0; i < 24; ++i) {
+      jobs.push_back(i % 2 == 0 ? MakeJob(Lane::kQuery, {7, 3}, i)
+                                : MakeJob(Lane::kDocument, {90, 1, 300, 40}, i));
+    }
+    std::vector<std::thread> clients;
+    for (int c = 0; c < 3; ++c) {
+      clients.emplace_back([&, c] {
+        for (size_t i = c; i < jobs.size(); i += 3) Submit(jobs[i]);
+      });
+    }
+    for (std::thread& client : clients) client.join();
+    WaitFor(jobs.size());
+    for (const auto& job : jobs) ExpectRight(*job);
   }
 
   const ModelSpec spec_ = SmallSpec();

@@ -15,20 +15,7 @@ class EngineTest : public testing::EngineFixture {
 
 TEST_F(EngineTest, AnswersBothLanesFromManyThreads) {
   ASSERT_TRUE(engine_->Start().ok());
-  std::vector<std::shared_ptr<Job>> jobs;
-  for (uint32_t i = 0; i < 24; ++i) {
-    jobs.push_back(i % 2 == 0 ? MakeJob(Lane::kQuery, {7, 3}, i)
-                              : MakeJob(Lane::kDocument, {90, 1, 300, 40}, i));
-  }
-  std::vector<std::thread> clients;
-  for (int c = 0; c < 3; ++c) {
-    clients.emplace_back([&, c] {
-      for (size_t i = c; i < jobs.size(); i += 3) Submit(jobs[i]);
-    });
-  }
-  for (std::thread& client : clients) client.join();
-  WaitFor(jobs.size());
-  for (const auto& job : jobs) ExpectRight(*job);
+  AnswerBothLanesFromManyThreads();
   int64_t inputs = 0;
   for (const BatchReport& report : observer_.batches()) {
     inputs += report.inputs;
