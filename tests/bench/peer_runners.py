@@ -198,11 +198,12 @@ def float32_vectors(model, workload):
     return {what: truth.vectors(what) for what in ("documents", "queries")}
 
 
-class Worker:
-    """octavo-bench in another process, taking commands (tests/bench/model_bench.h)."""
+class BenchProcess:
+    """octavo-bench in another process: a command a line, answered by a line of JSON. `description`
+    is its first line."""
 
-    def __init__(self, name, command, workload, errors=None):
-        self.name, self.workload = name, workload
+    def __init__(self, name, command, errors=None):
+        self.name = name
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=errors, text=True)
         self.description = self.read()
@@ -221,6 +222,18 @@ class Worker:
         self.process.stdin.flush()
         return self.read()
 
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Worker(BenchProcess):
+    """octavo-bench as a runner of a workload (tests/bench/model_bench.h)."""
+
+    def __init__(self, name, command, workload, errors=None):
+        self.workload = workload
+        super().__init__(name, command, errors)
+
     def documents(self):
         return self.ask("documents")["seconds"]
 
@@ -236,10 +249,6 @@ class Worker:
             path = os.path.join(directory, "vectors")
             shape = self.ask(f"vectors {what} {path}")
             return np.fromfile(path, np.float32).reshape(shape["rows"], shape["columns"])
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
 
 
 class OverGrpc(Worker):

@@ -17,7 +17,6 @@ Prints a JSON line a result and a ratio, medians over the rounds; a table goes t
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ import time
 import torch
 
 import peer_torch_gpu as peer
+from peer_runners import BenchProcess
 
 QUERY_TOKENS = 16
 LEAST_COSINE = {"f16": 0.9995, "bf16": 0.998}  # of vectors of a trained model to the peer's
@@ -34,33 +34,21 @@ def log(*words):
     print(*words, file=sys.stderr, flush=True)
 
 
-class Octavo:
+class Octavo(BenchProcess):
     """octavo-bench model --worker (tests/bench/forward_bench.h)."""
 
     def __init__(self, arguments, source, formats, tokens):
-        command = [arguments.octavo, "model", "--worker", source, f"--device={arguments.device}",
-                   f"--batch={arguments.batch}", f"--tokens={','.join(map(str, tokens))}",
-                   f"--format={','.join(formats)}"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        text=True)
-        ready = self.read()
-        self.formats = ready["formats"]
-        self.skipped = ready["skipped"]
-        self.wrong = ready["wrong"]
-
-    def read(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"octavo-bench ended with status {self.process.wait()}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise RuntimeError(f"octavo-bench: {answer['error']}")
-        return answer
+        super().__init__("octavo-bench",
+                         [arguments.octavo, "model", "--worker", source,
+                          f"--device={arguments.device}", f"--batch={arguments.batch}",
+                          f"--tokens={','.join(map(str, tokens))}",
+                          f"--format={','.join(formats)}"])
+        self.formats = self.description["formats"]
+        self.skipped = self.description["skipped"]
+        self.wrong = self.description["wrong"]
 
     def ask(self, *words):
-        self.process.stdin.write(" ".join(map(str, words)) + "\n")
-        self.process.stdin.flush()
-        return self.read()
+        return super().ask(" ".join(map(str, words)))
 
     def vectors(self, name, tokens):
         """Of a format, or the ids for "ids"."""
@@ -70,10 +58,6 @@ class Octavo:
             data = bytearray(open(file.name, "rb").read())
         dtype = torch.int32 if name == "ids" else torch.float32
         return torch.frombuffer(data, dtype=dtype).view(size["rows"], size["columns"])
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def make_peers(arguments, shape, weights):
