@@ -102,6 +102,10 @@ struct Backend {
   UnitRows document_unit;
   int64_t document_batch_tokens;  // by default: enough that a batch's fixed costs do not show
   PlanTiming timing;
+  // The format that answers queries of some ten tokens soonest here, and why that is
+  // (--query_format =auto).
+  std::string_view query_format = "a16w4_int4";
+  std::string_view query_format_reason = "a query waits for its weights";
 };
 
 // The fastest first.

@@ -26,6 +26,9 @@
 namespace octavo {
 namespace {
 
+// As a format of queries: the backend's default.
+constexpr std::string_view kAuto = "auto";
+
 absl::string_view View(std::string_view text) { return {text.data(), text.size()}; }
 
 absl::StatusOr<Method> ChooseMethod(const Format& format, const std::string& name) {
@@ -71,7 +74,7 @@ std::vector<int32_t> WarmUpTokens(const ModelSpec& spec) {
 
 RuntimeOptions DefaultRuntimeOptions() {
   RuntimeOptions options;
-  options.lanes[static_cast<int>(Lane::kQuery)] = {"a16w4_int4", "", 256, 16384};
+  options.lanes[static_cast<int>(Lane::kQuery)] = {std::string(kAuto), "", 256, 16384};
   options.lanes[static_cast<int>(Lane::kDocument)] = {"a8w8_int8", "", 0, 262144};
   return options;
 }
@@ -98,8 +101,13 @@ struct Runtime::State {
 
 namespace {
 
-absl::StatusOr<LaneFormat> ReadLane(Lane lane, const LaneOptions& options) {
-  absl::StatusOr<const Format*> format = FindFormat(options.format);
+bool IsAuto(Lane lane, const LaneOptions& options) {
+  return lane == Lane::kQuery && options.format == kAuto;
+}
+
+absl::StatusOr<LaneFormat> ReadLane(Lane lane, const LaneOptions& options, const Backend& backend) {
+  absl::StatusOr<const Format*> format =
+      FindFormat(IsAuto(lane, options) ? backend.query_format : options.format);
   if (!format.ok()) return format.status();
   absl::StatusOr<Method> method = ChooseMethod(**format, options.method);
   if (!method.ok()) return method.status();
@@ -116,11 +124,17 @@ absl::StatusOr<LaneFormat> ReadLane(Lane lane, const LaneOptions& options) {
 
 // The devices named, with `options.backend` for theirs if it is set.
 absl::StatusOr<std::vector<Device>> ReadDevices(const RuntimeOptions& options,
-                                                const LaneFormat (&formats)[kLanes],
                                                 std::string* passed_over) {
   if (options.backend == nullptr) {
-    const Format* const all[] = {formats[0].format, formats[1].format};
-    return FindDevices(options.device, all, passed_over);
+    std::vector<const Format*> named;
+    for (Lane lane : kAllLanes) {
+      const LaneOptions& lane_options = options.lanes[static_cast<int>(lane)];
+      if (IsAuto(lane, lane_options)) continue;  // whichever the device has
+      absl::StatusOr<const Format*> format = FindFormat(lane_options.format);
+      if (!format.ok()) return format.status();
+      named.push_back(*format);
+    }
+    return FindDevices(options.device, named, passed_over);
   }
   std::vector<Device> devices;
   for (const std::string& name : std::vector<std::string>(absl::StrSplit(options.device, ','))) {
@@ -171,19 +185,21 @@ absl::StatusOr<std::unique_ptr<Runtime>> Runtime::Load(std::unique_ptr<Checkpoin
   LaneFormat formats[kLanes];
   SchedulerOptions scheduling;
   scheduling.document_min_share = options.document_min_share;
+  absl::StatusOr<std::vector<Device>> devices = ReadDevices(options, &info.passed_over);
+  if (!devices.ok()) return devices.status();
+  const Backend& backend = *devices->front().backend;
   for (int l = 0; l < kLanes; ++l) {
-    absl::StatusOr<LaneFormat> format = ReadLane(kAllLanes[l], options.lanes[l]);
+    absl::StatusOr<LaneFormat> format = ReadLane(kAllLanes[l], options.lanes[l], backend);
     if (!format.ok()) return format.status();
     formats[l] = *format;
     info.lanes[l].format = format->format;
+    if (IsAuto(kAllLanes[l], options.lanes[l])) {
+      info.lanes[l].format_reason = std::string(backend.query_format_reason);
+    }
     info.lanes[l].method = std::string(MethodName(format->method));
-  }
-  absl::StatusOr<std::vector<Device>> devices = ReadDevices(options, formats, &info.passed_over);
-  if (!devices.ok()) return devices.status();
-  for (int l = 0; l < kLanes; ++l) {
     const int64_t batch = options.lanes[l].max_batch_tokens;
     scheduling.lanes[l] = {options.lanes[l].max_queue_tokens,
-                           batch > 0 ? batch : devices->front().backend->document_batch_tokens};
+                           batch > 0 ? batch : backend.document_batch_tokens};
     info.lanes[l].limits = scheduling.lanes[l];
   }
   scheduling.engines = static_cast<int>(devices->size());

@@ -22,7 +22,7 @@
 namespace octavo {
 
 struct LaneOptions {
-  std::string format;  // a name or an alias
+  std::string format;  // a name or an alias; queries, "auto": the device's default
   std::string method;  // "rtn", "hqq", or "" for the format's default (hqq where it has a float
                        // zero point, else rtn)
   int64_t max_batch_tokens = 0;  // documents, 0: the device's default
@@ -44,7 +44,7 @@ struct RuntimeOptions {
   std::string kernel;            // force linear kernel rows by name, comma-separated
   std::string attention_kernel;  // force an attention row by name
 };
-// document: a8w8_int8, query: a16w4_int4, sane limits.
+// document: a8w8_int8, query: auto, sane limits.
 RuntimeOptions DefaultRuntimeOptions();
 
 struct LaneDescription {
@@ -55,6 +55,7 @@ struct LaneDescription {
   // Up to how many tokens the lane's format takes no more time than the other lane's, for each
   // shape of a linear layer, by timings at load. Empty where both lanes have one format.
   std::vector<LinearPlanner::Crossover> crossovers;
+  std::string format_reason;  // why the device's default was taken; empty: the format was named
 };
 
 // A device that computes, once however many engines it has.

@@ -29,7 +29,9 @@ ABSL_FLAG(int, document_step_us, 0,
           "longest document work between looks for queries; 0: the device's default");
 ABSL_FLAG(double, document_min_share, 0.2, "share of the device documents keep under queries");
 
-ABSL_FLAG(std::string, query_format, "a16w4_int4", "format of the query lane");
+ABSL_FLAG(std::string, query_format, "auto",
+          "format of the query lane; auto: what answers soonest on the device (CPU a8w8_int8, CUDA "
+          "a16w4_int4)");
 ABSL_FLAG(std::string, query_method, "", "rounding of its weights: rtn, hqq; empty: the format's");
 ABSL_FLAG(int64_t, query_max_batch_tokens, 0, "tokens in a query batch; 0: the default");
 ABSL_FLAG(int64_t, query_max_queue_tokens, 0, "tokens the query lane admits; 0: the default");

@@ -135,6 +135,10 @@ void LogModel(const ModelInfo& info, const ServiceOptions& options) {
         description.method, "), kernels ", absl::StrJoin(description.kernels, " "), ", batches of ",
         description.limits.max_batch_tokens, " tokens, queue of ",
         description.limits.max_queue_tokens);
+    if (!description.format_reason.empty()) {
+      Log("lane ", std::string(LaneName(lane)), ": chose ", std::string(description.format->name),
+          " for ", info.devices.front().name, ": ", description.format_reason);
+    }
     if (!description.crossovers.empty()) LogCrossovers(info, description);
   }
   Log("limits: ", options.limits.max_inputs, " inputs, ", options.limits.max_text_bytes,

@@ -3,6 +3,7 @@
 #include <map>
 #include <mutex>
 #include <thread>
+#include <tuple>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -240,6 +241,29 @@ TEST_F(RuntimeDevicesTest, OnlyDocumentsLeaveTheirBatchesToTheDevice) {
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr("batch limit"));
   }
+}
+
+TEST_F(RuntimeDevicesTest, QueriesTakeTheDevicesFormatUnlessOneIsNamed) {
+  Backend backend = FaultyBackend();
+  backend.query_format = "bf16";
+  backend.query_format_reason = "as told";
+  RuntimeOptions options = DefaultRuntimeOptions();
+  options.backend = &backend;
+  options.threads = 1;
+  LaneOptions& queries = options.lanes[static_cast<int>(Lane::kQuery)];
+  for (const auto& [asked, format, reason] :
+       {std::tuple("auto", "bf16", "as told"), std::tuple("f32", "f32", "")}) {
+    queries.format = asked;
+    const auto runtime = Runtime::Load(Checkpoint::Random(spec_, 11), options, nullptr);
+    ASSERT_TRUE(runtime.ok()) << runtime.status();
+    const LaneDescription& lane = (*runtime)->info().lanes[static_cast<int>(Lane::kQuery)];
+    EXPECT_EQ(lane.format->name, format);
+    EXPECT_EQ(lane.format_reason, reason);
+  }
+  // Documents have no other default: an index is not to depend on the device that made it.
+  options.lanes[static_cast<int>(Lane::kDocument)].format = "auto";
+  EXPECT_TRUE(
+      absl::IsNotFound(Runtime::Load(Checkpoint::Random(spec_, 11), options, nullptr).status()));
 }
 
 TEST_F(RuntimeDevicesTest, ADeviceThatFailsWhileItIsMeasuredFailsTheStart) {

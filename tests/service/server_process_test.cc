@@ -13,6 +13,7 @@ namespace octavo {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST(ServerFlags, BadOnesExitTwoWithOneClearLine) {
   const std::pair<std::vector<std::string>, const char*> cases[] = {
@@ -63,8 +64,17 @@ class ServerProcessTest : public ServerProcessFixture {
   std::string model_;
 };
 
-TEST_F(ServerProcessTest, ServesBothLanesAndCountsThemExactly) {
+TEST_F(ServerProcessTest, SaysWhichFormatItChoseForQueriesAndWhy) {
   Start();
+  EXPECT_THAT(process_->Log(), HasSubstr("lane query: chose a8w8_int8 for cpu: from 8 tokens on"));
+  v1::EmbedResponse response;
+  ASSERT_TRUE(Embed(TextRequest(v1::INPUT_TYPE_QUERY, {"cat dog"}), &response).ok());
+  EXPECT_EQ(response.execution().format(), "a8w8_int8");
+}
+
+TEST_F(ServerProcessTest, ServesBothLanesAndCountsThemExactly) {
+  Start({"--query_format=a16w4_int4"});
+  EXPECT_THAT(process_->Log(), Not(HasSubstr("lane query: chose")));
   EXPECT_THAT(process_->Log(), HasSubstr("SERVING after"));
   if (kMemoryTells) {
     EXPECT_LT(process_->StatusKib("VmRSS"), 150 << 10);
