@@ -40,21 +40,27 @@ run() { # what it is called, then the command
   shift
   if ! "$@"; then printf 'failed\t%s\tended early\n' "$name" >> "$results"; fi
 }
+families() { # check or bench
+  for family in linear_a8w8 linear_a16w4_int4 attention rows; do
+    run "$family: $1" "$python" "$here/$family.py" "$1" "$library" "$results"
+  done
+}
+# What is not timed runs side by side; what is, alone and last.
+bench=
 for part in "${parts[@]}"; do
   case $part in
-    programs) run programs "$python" "$here/programs.py" test "$build" "$results" ;;
-    sanitize) run sanitize "$python" "$here/programs.py" sanitize "$build" "$results" ;;
-    check | bench)
-      for family in linear_a8w8 linear_a16w4_int4 attention rows; do
-        run "$family: $part" "$python" "$here/$family.py" "$part" "$library" "$results"
-      done
-      ;;
+    programs) run programs "$python" "$here/programs.py" test "$build" "$results" & ;;
+    sanitize) run sanitize "$python" "$here/programs.py" sanitize "$build" "$results" & ;;
+    check) families check & ;;
+    bench) bench=1 ;;
     *)
       echo "run.sh: there is no part $part; the head of this script lists them" >&2
       exit 2
       ;;
   esac
 done
+wait
+if [[ -n $bench ]]; then families bench; fi
 
 for outcome in skipped failed; do
   if grep -q "^$outcome" "$results"; then
