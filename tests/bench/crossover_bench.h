@@ -1,5 +1,5 @@
-// octavo-bench crossover: each format against tokens in a batch, one token to a thousand: where 4
-// bits stop paying against 16, and where 8-bit activations start to.
+// octavo-bench crossover: each format against tokens in a batch, from one token up: where 4 bits
+// stop paying against 16, and where 8-bit activations start to.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +12,17 @@
 
 namespace octavo::bench {
 
+// What is compared where nothing is asked for: on a GPU up to what fills it.
+struct CrossoverDefaults {
+  std::vector<std::string> formats;
+  std::vector<int> tokens;
+};
+CrossoverDefaults CrossoverDefaultsOf(bool on_cpu);
+
 struct CrossoverBenchOptions {
   ModelSource source;
-  std::vector<std::string> formats = {"f32", "bf16", "a8w8_int8", "a16w4_int4"};
-  std::vector<int> tokens = {1,  2,  3,  4,   6,   8,   12,  16,  24,  32,
-                             48, 64, 96, 128, 192, 256, 384, 512, 768, 1024};
+  std::vector<std::string> formats = CrossoverDefaultsOf(/*on_cpu=*/true).formats;
+  std::vector<int> tokens = CrossoverDefaultsOf(/*on_cpu=*/true).tokens;
   int longest_sequence = 128;  // a batch of more tokens is sequences of this length and a rest
   int rounds = 5;
   double seconds = 0.02;           // a format's turn at one number of tokens, at least one batch
@@ -27,8 +33,10 @@ struct CrossoverBenchOptions {
 // Every format takes its turn at each number of tokens, round after round. A batch is one job of
 // the query lane: its time is from submission to the finished vectors. Writes a line that describes
 // the run (processor, threads, command), then a line a (tokens, format): us (median over the rounds
-// of a turn's mean), tokens_per_second, ratio_to_f32 and ratio_to_bf16 (medians of a round's
-// ratios, where those formats run). INTERNAL if a format's vectors are far from f32's.
+// of a turn's mean), tokens_per_second, ratio_to_f32, ratio_to_f16 and ratio_to_bf16 (medians of a
+// round's ratios, where those formats run). At the end a line a 4-bit format beside a
+// 16-bit one: the worst of those ratios, at all numbers of tokens and from 4,096. INTERNAL if a
+// format's vectors are far from the first's.
 absl::Status RunCrossoverBench(const CrossoverBenchOptions& options);
 
 }  // namespace octavo::bench

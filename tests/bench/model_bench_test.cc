@@ -169,6 +169,26 @@ TEST(CrossoverBenchTest, TimesEveryFormatAtEveryNumberOfTokens) {
   EXPECT_EQ(RunCrossoverBench(options).code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(CrossoverBenchTest, SaysTheWorstRatioOfFourBitsToSixteen) {
+  EXPECT_EQ(CrossoverDefaultsOf(/*on_cpu=*/true).tokens.back(), 1024);
+  EXPECT_EQ(CrossoverDefaultsOf(/*on_cpu=*/false).tokens.back(), 32768);
+  std::ostringstream output;
+  CrossoverBenchOptions options;
+  options.source = {.shape = "minilm", .threads = 1};
+  options.formats = {"bf16", "a16w4_int4"};
+  options.tokens = {1, 8};
+  options.rounds = 1;
+  options.seconds = 0;
+  options.output = &output;
+  ASSERT_TRUE(RunCrossoverBench(options).ok());
+  const std::vector<Json> lines = Lines(output.str());
+  ASSERT_EQ(lines.size(), 6u);
+  EXPECT_EQ(lines[5]["format"], "a16w4_int4");
+  const double ratios[] = {lines[2]["ratio_to_bf16"], lines[4]["ratio_to_bf16"]};
+  EXPECT_EQ(lines[5]["worst_ratio_to_bf16"], std::min(ratios[0], ratios[1]));
+  EXPECT_FALSE(lines[5].contains("worst_ratio_from_4096_tokens"));
+}
+
 class ProfileBenchTest : public ::testing::Test {
  protected:
   ProfileBenchTest() {

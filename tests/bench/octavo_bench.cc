@@ -45,7 +45,8 @@ ABSL_FLAG(std::string, shape, "",
           "them, or NxK");
 ABSL_FLAG(std::string, format, "",
           "formats, separated by commas; model: each measured in both lanes; linear: empty is all; "
-          "crossover: empty is f32, bf16, a8w8_int8 and a16w4_int4");
+          "crossover: empty is f32, bf16, a8w8_int8 and a16w4_int4, on a GPU f16, a8w8_fp8, "
+          "a8w8_int8 and a16w4_int4");
 ABSL_FLAG(std::string, document_format, "a8w8_int8",
           "model, lengths, profile: format of documents");
 ABSL_FLAG(std::string, query_format, "a16w4_int4", "model, profile: format of queries");
@@ -62,8 +63,9 @@ ABSL_FLAG(std::string, queries, "",
 ABSL_FLAG(int, max_documents, 256, "model: documents taken from --text");
 ABSL_FLAG(std::vector<std::string>, tokens, {},
           "model: embeds random ids, so many a document, instead of texts; linear, crossover: only "
-          "so many; empty is 1 to 256 and 1 to 1024; several are separated by commas");
-ABSL_FLAG(std::string, device, "cpu", "peak, rows, linear, model, profile: cpu or cuda:0");
+          "so many; empty is 1 to 256 and 1 to 1024, on a GPU 32768; several are separated by "
+          "commas");
+ABSL_FLAG(std::string, device, "cpu", "where to compute or whose rows to list: cpu or cuda:0");
 ABSL_FLAG(
     int, batch, 0,
     "model, profile: so many random sequences of --tokens a batch (128 and 512), straight through "
@@ -295,7 +297,9 @@ absl::Status Model() {
 absl::Status Crossover() {
   CrossoverBenchOptions options;
   options.source = Source();
-  if (!FormatNames().empty()) options.formats = FormatNames();
+  const CrossoverDefaults defaults = CrossoverDefaultsOf(OnCpu());
+  options.formats = FormatNames().empty() ? defaults.formats : FormatNames();
+  options.tokens = defaults.tokens;
   auto tokens = Tokens();
   if (!tokens.ok()) return tokens.status();
   if (!tokens->empty()) options.tokens.assign(tokens->begin(), tokens->end());

@@ -15,9 +15,11 @@ import sys
 from xml.sax.saxutils import escape
 
 COLORS = {"f32": ("#6b7280", "#9ca3af"), "bf16": ("#2563eb", "#60a5fa"),
+          "f16": ("#2563eb", "#60a5fa"), "a8w8_fp8": ("#b45309", "#fbbf24"),
           "a8w8_int8": ("#c2410c", "#fb923c"), "a16w4_int4": ("#047857", "#34d399")}
 WIDTH, HEIGHT = 400, 250  # of one plot, without its margins
-LEFT, RIGHT, TOP, BOTTOM, GAP = 64, 86, 40, 96, 72
+LEFT, RIGHT, TOP, BOTTOM, GAP = 64, 86, 40, 80, 72
+NOTE = 16  # of a line under the plots
 
 
 def read(lines):
@@ -30,7 +32,7 @@ def read(lines):
         if record.get("bench") == "crossover":
             run = record
             shapes[record["shape"]] = {"run": run, "formats": {}}
-        else:
+        elif "us" in record:
             formats = shapes[record["shape"]]["formats"]
             formats.setdefault(record["format"], []).append((record["tokens"], record["us"]))
     for shape in shapes.values():
@@ -52,7 +54,8 @@ def pays_up_to(formats, name, other):
 def notes(formats):
     """What the lines say, in words."""
     said = []
-    for name, other in (("a16w4_int4", "bf16"), ("a16w4_int4", "a8w8_int8")):
+    for name, other in (("a16w4_int4", "bf16"), ("a16w4_int4", "f16"),
+                        ("a16w4_int4", "a8w8_fp8"), ("a16w4_int4", "a8w8_int8")):
         if name in formats and other in formats:
             last, most = pays_up_to(formats, name, other), formats[name][-1][0]
             said.append(f"{name} is slower than {other} throughout" if last == 0
@@ -125,7 +128,8 @@ def style():
 def draw(shapes):
     column, row = LEFT + WIDTH + RIGHT, HEIGHT + GAP
     width = column * len(shapes)
-    height = TOP + 2 * row + BOTTOM - GAP
+    lines = max(len(notes(shape["formats"])) for shape in shapes.values())
+    height = TOP + 2 * row + BOTTOM - GAP + NOTE * (lines - 1)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
            f'width="{width}" height="{height}" role="img"><style>{style()}</style>',
            f'<rect class="b" width="{width}" height="{height}"/>']
@@ -136,10 +140,12 @@ def draw(shapes):
         out += Plot(x, TOP, f"{name}: throughput", "tokens/s", rates).draw()
         out += Plot(x, TOP + row, f"{name}: latency", "ms a batch", times).draw()
         for line, note in enumerate(notes(formats)):
-            out.append(f'<text x="{x}" y="{height - 44 + 16 * line}">{escape(note)}</text>')
+            out.append(f'<text x="{x}" y="{height - 28 - NOTE * (lines - 1 - line)}">{escape(note)}</text>')
     run = next(iter(shapes.values()))["run"]
-    out.append(f'<text class="s" x="{LEFT}" y="{height - 10}">'
-               f'{escape(run["processor"])}, {run["threads"]} threads</text></svg>')
+    where = run["processor"]
+    if run.get("device", "cpu") == "cpu":
+        where += f', {run["threads"]} threads'
+    out.append(f'<text class="s" x="{LEFT}" y="{height - 10}">{escape(where)}</text></svg>')
     return "\n".join(out) + "\n"
 
 
