@@ -54,6 +54,20 @@ struct RowValues {
     }
   }
 
+  // Both rows' loads are on their way before the first is added.
+  __device__ void Add(const Matrix& a, const Matrix& b, int64_t row) {
+    if (a.element != b.element || a.element == Element::kF32) {
+      Add(a, row);
+      Add(b, row);
+    } else if (a.element == Element::kBf16) {
+      Add16<__nv_bfloat162>(static_cast<const __nv_bfloat16*>(a.values) + row * a.stride,
+                            static_cast<const __nv_bfloat16*>(b.values) + row * b.stride);
+    } else {
+      Add16<__half2>(static_cast<const __half*>(a.values) + row * a.stride,
+                     static_cast<const __half*>(b.values) + row * b.stride);
+    }
+  }
+
   __device__ void Add(const float* from) {
     AddBatches<float4[2]>(
         [&](float4(&loaded)[2], int column) {
@@ -68,17 +82,24 @@ struct RowValues {
         });
   }
 
-  template <typename Pair, typename T>
-  __device__ void Add16(const T* from) {
-    AddBatches<uint4>(
-        [&](uint4& loaded, int column) { loaded = *reinterpret_cast<const uint4*>(from + column); },
-        [](const uint4& loaded, float(&to)[8]) {
-          const Pair* pairs = reinterpret_cast<const Pair*>(&loaded);
+  template <typename Pair, typename... T>
+  __device__ void Add16(const T*... from) {
+    constexpr int kRows = sizeof...(T);
+    AddBatches<uint4[kRows]>(
+        [&](uint4(&loaded)[kRows], int column) {
+          uint4* to = loaded;
+          ((*to++ = *reinterpret_cast<const uint4*>(from + column)), ...);
+        },
+        [](const uint4(&loaded)[kRows], float(&to)[8]) {
 #pragma unroll
-          for (int e = 0; e < 8; e += 2) {
-            const float2 pair = ToFloats(pairs[e / 2]);
-            to[e] += pair.x;
-            to[e + 1] += pair.y;
+          for (const uint4& row : loaded) {
+            const Pair* pairs = reinterpret_cast<const Pair*>(&row);
+#pragma unroll
+            for (int e = 0; e < 8; e += 2) {
+              const float2 pair = ToFloats(pairs[e / 2]);
+              to[e] += pair.x;
+              to[e + 1] += pair.y;
+            }
           }
         });
   }
@@ -215,15 +236,20 @@ struct RowValues {
   }
 
   __device__ void EncodeE4m3(const Matrix& to, int64_t row) {
+    uint32_t largest[kChunks];
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) largest[i] = LargestBits(x[i]);
+#pragma unroll
+    for (int step = 8; step > 0; step /= 2) {
+#pragma unroll
+      for (uint32_t& of_chunk : largest) {
+        of_chunk = max(of_chunk, __shfl_xor_sync(~0u, of_chunk, step));
+      }
+    }
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) {
-      uint32_t largest = Has(i) ? LargestBits(x[i]) : 0;
-#pragma unroll
-      for (int step = 8; step > 0; step /= 2) {
-        largest = max(largest, __shfl_xor_sync(~0u, largest, step));
-      }
       if (!Has(i)) continue;
-      const Scaling scaling(largest, kLargestE4m3);
+      const Scaling scaling(largest[i], kLargestE4m3);
       __nv_fp8x4_storage_t q[2];
 #pragma unroll
       for (int e = 0; e < 8; e += 4) {

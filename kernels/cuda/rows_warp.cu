@@ -12,6 +12,8 @@ namespace {
 
 constexpr int kWarps = 4;  // of a block; each takes a row
 constexpr int64_t kMostColumns = 4096;
+constexpr int64_t kFewRows =
+    2048;  // whose warps an H100 runs at once, whatever registers they take
 
 __device__ inline int64_t WarpRow() {
   return static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
@@ -26,12 +28,12 @@ __device__ inline float4 Load4(const float* from) {
   return __ldg(reinterpret_cast<const float4*>(from));
 }
 
-// A norm's gain and bias, 4 columns at a time. Rows of few chunks have registers to fetch them
-// before the previous kernel ends.
+// A norm's gain and bias, 4 columns at a time. Few rows, of few chunks, fetch them before the
+// previous kernel ends; many rather leave the registers to more warps.
 struct GainAndBias {
   float4 gain, bias;
 };
-template <int kChunks, bool kEarly = (kChunks <= 4)>
+template <int kChunks, bool kEarly>
 struct NormWeights {
   GainAndBias chunks[kChunks][2];
 
@@ -61,13 +63,13 @@ struct NormWeights<kChunks, false> {
 };
 
 // `add(values, row)` makes the sum that is normalized.
-template <int kChunks, typename Add>
+template <int kChunks, bool kEarly, typename Add>
 __device__ inline void NormRow(const NormCall& norm, const Add& add) {
   LetNextKernelStart();
   const int64_t row = WarpRow();
   if (row >= Count(norm.rows, norm.device_rows)) return;
   RowValues<kChunks> values(threadIdx.x % 32, norm.columns);
-  const NormWeights<kChunks> weights(norm, values);
+  const NormWeights<kChunks, kEarly> weights(norm, values);
   WaitForPreviousKernel();
   add(values, row);
   values.LayerNorm(norm.epsilon, weights);
@@ -75,18 +77,21 @@ __device__ inline void NormRow(const NormCall& norm, const Add& add) {
   if (norm.encoded.values != nullptr) values.Encode(norm.encoded, row);
 }
 
-template <int kChunks>
+template <int kChunks, bool kEarly>
 __global__ void __launch_bounds__(32 * kWarps) Norm(const __grid_constant__ NormCall norm) {
-  NormRow<kChunks>(norm, [&](RowValues<kChunks>& values, int64_t row) {
-    values.Add(norm.input, row);
-    if (norm.residual.values != nullptr) values.Add(norm.residual, row);
+  NormRow<kChunks, kEarly>(norm, [&](RowValues<kChunks>& values, int64_t row) {
+    if (norm.residual.values != nullptr) {
+      values.Add(norm.input, norm.residual, row);
+    } else {
+      values.Add(norm.input, row);
+    }
   });
 }
 
-template <int kChunks>
+template <int kChunks, bool kEarly>
 __global__ void __launch_bounds__(32 * kWarps)
     Embed(const __grid_constant__ EmbedCall embed, const __grid_constant__ NormCall norm) {
-  NormRow<kChunks>(norm, [&](RowValues<kChunks>& values, int64_t row) {
+  NormRow<kChunks, kEarly>(norm, [&](RowValues<kChunks>& values, int64_t row) {
     values.Add(embed.word + embed.ids[row] * norm.columns);
     if (embed.position != nullptr) {
       values.Add(embed.position + embed.positions[row] * norm.columns);
@@ -221,14 +226,17 @@ bool FitsWarp(const EpilogueArgs& args) {
 cudaError_t LaunchWarpEmbed(const EmbedCall& embed, const NormCall& norm, cudaStream_t stream) {
   if (norm.rows == 0) return cudaSuccess;
   return WithChunks(norm.columns, [&]<int kChunks>() {
-    return LaunchDependent(Embed<kChunks>, Blocks(norm.rows), 32 * kWarps, 0, stream, embed, norm);
+    const auto kernel =
+        norm.rows <= kFewRows ? Embed<kChunks, kChunks <= 4> : Embed<kChunks, false>;
+    return LaunchDependent(kernel, Blocks(norm.rows), 32 * kWarps, 0, stream, embed, norm);
   });
 }
 
 cudaError_t LaunchWarpNorm(const NormCall& norm, cudaStream_t stream) {
   if (norm.rows == 0) return cudaSuccess;
   return WithChunks(norm.columns, [&]<int kChunks>() {
-    return LaunchDependent(Norm<kChunks>, Blocks(norm.rows), 32 * kWarps, 0, stream, norm);
+    const auto kernel = norm.rows <= kFewRows ? Norm<kChunks, kChunks <= 4> : Norm<kChunks, false>;
+    return LaunchDependent(kernel, Blocks(norm.rows), 32 * kWarps, 0, stream, norm);
   });
 }
 

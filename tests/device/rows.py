@@ -101,9 +101,11 @@ def check_shape(library, rows, columns, dtype):
 def check(library, results):
     for dtype in (torch.float16, torch.bfloat16):
         for columns in (384, 768, 1024, 2048, 4096):
-            results.check(
-                f"rows of {columns}, {str(dtype)[6:]}", check_shape(library, 1000, columns, dtype)
-            )
+            for rows in (1000, 2000):  # few and many to rows_warp.cu
+                results.check(
+                    f"{rows} rows of {columns}, {str(dtype)[6:]}",
+                    check_shape(library, rows, columns, dtype),
+                )
 
 
 def bench(library):
