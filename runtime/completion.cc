@@ -3,15 +3,12 @@
 #include <utility>
 
 namespace octavo {
-namespace {
 
 void CallDone(std::shared_ptr<Job> job) {
   // Moved out: what `done` holds (a call, its buffers) goes with it, even if the job lives on.
   const std::function<void(Job&)> done = std::exchange(job->done, nullptr);
   if (done) done(*job);
 }
-
-}  // namespace
 
 CompletionThread::CompletionThread() : thread_([this] { Run(); }) {}
 

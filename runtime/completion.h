@@ -1,4 +1,4 @@
-// The thread that finishes calls, so that engines never serialize or write a response.
+// The thread that finishes calls, so that busy engines need not serialize or write responses.
 #pragma once
 
 #include <condition_variable>
@@ -11,6 +11,9 @@
 #include "runtime/job.h"
 
 namespace octavo {
+
+// Calls `done` of a finished job, and destroys it with all it holds.
+void CallDone(std::shared_ptr<Job> job);
 
 // Runs `done` of finished jobs, one after another, in the order they were added. Thread-safe.
 class CompletionThread {

@@ -295,8 +295,20 @@ void Engine::Finish(LaneState& lane, Run& run, Time now) {
   report.flops = lane.forward->BatchFlops(run.ragged);
   if (observer_ != nullptr) observer_->OnBatch(report);
 
-  Complete(scheduler_->Finish(run.batch, absl::OkStatus(), run.compute, now));
+  std::vector<std::shared_ptr<Job>> jobs =
+      scheduler_->Finish(run.batch, absl::OkStatus(), run.compute, now);
   run.batch = Batch();
+  if (IsQueryAlone(jobs)) {
+    CallDone(std::move(jobs.front()));
+  } else {
+    Complete(std::move(jobs));
+  }
+}
+
+bool Engine::IsQueryAlone(const std::vector<std::shared_ptr<Job>>& jobs) const {
+  return jobs.size() == 1 && jobs.front()->lane == Lane::kQuery &&
+         jobs.front()->inputs.size() == 1 && !scheduler_->QueryWaiting() &&
+         lanes_[static_cast<int>(Lane::kDocument)].units.empty();
 }
 
 void Engine::Fail(LaneState& lane, Run& run, const absl::Status& status, Time now) {

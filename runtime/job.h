@@ -35,7 +35,8 @@ struct Job {
   int64_t admitted_tokens = 0;
   // Set by any thread: the caller has gone. Work not yet begun is dropped.
   std::atomic<bool> cancelled{false};
-  // Called exactly once after Submit, on the completion thread, never with a lock held.
+  // Called exactly once after Submit, on the completion thread or, of a query alone, on the
+  // engine's; never with a lock held.
   std::function<void(Job&)> done;
 
   // Results, valid in `done`.

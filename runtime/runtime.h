@@ -104,7 +104,7 @@ class Runtime {
   // Starts the engines and the completion thread, and runs one batch in each lane.
   absl::Status Start();
 
-  // Queues an admitted job; `done` runs on the completion thread exactly once whatever happens.
+  // Queues an admitted job; `done` runs exactly once whatever happens (Job::done says where).
   void Submit(std::shared_ptr<Job> job);
 
   // False once no device is left that makes progress: what was queued has ended UNAVAILABLE, and so

@@ -43,6 +43,29 @@ TEST_F(EngineTest, AQueryOvertakesTheDocumentsThatRun) {
   ExpectRight(*documents);
 }
 
+TEST_F(EngineTest, AQueryAloneIsFinishedOnTheEnginesThread) {
+  ASSERT_TRUE(engine_->Start().ok());
+  // Where `done` of one job after another runs.
+  const auto finished_by = [&](const std::shared_ptr<Job>& job) {
+    std::thread::id thread;
+    job->done = [&, done = job->done](Job& finished) {
+      thread = std::this_thread::get_id();
+      done(finished);
+    };
+    Submit(job);
+    WaitFor(1);
+    ExpectRight(*job);
+    std::lock_guard<std::mutex> lock(mutex_);
+    finished_.clear();
+    return thread;
+  };
+  const std::thread::id alone = finished_by(MakeJob(Lane::kQuery, {8}, 1));
+  EXPECT_EQ(finished_by(MakeJob(Lane::kQuery, {9}, 2)), alone);
+  const std::thread::id completion = finished_by(MakeJob(Lane::kDocument, {8}, 3));
+  EXPECT_NE(completion, alone);
+  EXPECT_EQ(finished_by(MakeJob(Lane::kQuery, {8, 8}, 4)), completion);
+}
+
 TEST_F(EngineTest, ACancelledJobCostsNoCompute) {
   const auto cancelled = MakeJob(Lane::kQuery, {8}, 1);
   Submit(cancelled);
