@@ -19,6 +19,7 @@ import json
 import statistics
 import sys
 import tempfile
+import threading
 import time
 
 import torch
@@ -27,6 +28,7 @@ import peer_torch_gpu as peer
 from peer_runners import BenchProcess
 
 QUERY_TOKENS = 16
+ANSWER_SECONDS = 30  # a turn of octavo-bench takes about one at most
 LEAST_COSINE = {"f16": 0.9995, "bf16": 0.998}  # of vectors of a trained model to the peer's
 
 
@@ -48,7 +50,16 @@ class Octavo(BenchProcess):
         self.wrong = self.description["wrong"]
 
     def ask(self, *words):
-        return super().ask(" ".join(map(str, words)))
+        """A device that stands still ends the run, by name, and not the caller's patience."""
+        watchdog = threading.Timer(ANSWER_SECONDS, self.process.kill)
+        watchdog.start()
+        try:
+            return super().ask(" ".join(map(str, words)))
+        except RuntimeError as error:
+            late = f", {ANSWER_SECONDS} s later" if self.process.poll() == -9 else ""
+            raise RuntimeError(f"{error} after \"{' '.join(map(str, words))}\"{late}") from error
+        finally:
+            watchdog.cancel()
 
     def vectors(self, name, tokens):
         """Of a format, or the ids for "ids"."""
