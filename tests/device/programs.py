@@ -30,6 +30,8 @@ SANITIZED = {
     "attention_test": "*AValueThatIsNotFiniteShows/*_{row}",
     "rows_test": "*/cuda",
 }
+BATCH_FORMATS = "f16,a8w8_fp8,a8w8_int8,a16w4_int4"
+BATCHES_SECONDS = 60  # about a quarter is enough
 TOOLS = ("racecheck", "memcheck")  # the slower first
 SHARDS = {"linear_test": 16, "attention_test": 8, "rows_test": 4, "engine_test": 4}
 SANITIZED_SHARDS = {"linear_test": 8, "rows_test": 4}
@@ -170,6 +172,27 @@ def test(folder, results):
                 ran = [t for t in tests if t[0].endswith(row) and t[1] == "passed"]
                 if not ran:
                     results.add("failed", f"{name}: row {row}", "none of its tests passed")
+    check_batches(folder, results)
+
+
+def check_batches(folder, results):
+    """Whole encoders, batches following each other without a pause: kernels that wait for each
+    other across launches can stand still there and nowhere else."""
+    name = "octavo-bench"
+    if WANTED and name not in WANTED:
+        return
+    start = time.perf_counter()
+    try:
+        ended = subprocess.run(
+            [find(folder, "octavo-bench"), "model", f"--device={BACKEND}:0", "--shape=minilm",
+             "--batch=256", "--tokens=128,512", f"--format={BATCH_FORMATS}", "--rounds=8"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=BATCHES_SECONDS)
+        outcome = "passed" if ended.returncode == 0 else "failed"
+        detail = "" if ended.returncode == 0 else ended.stdout[-200:]
+    except subprocess.TimeoutExpired:
+        outcome, detail = "failed", f"stood still for {BATCHES_SECONDS} s"
+    results.add(outcome, f"{name}: batches without a pause", detail)
+    print(f"{name}: {outcome}, {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def sanitize(folder, results):
