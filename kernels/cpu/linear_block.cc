@@ -37,6 +37,18 @@ struct Split {
   int64_t columns = 0;  // a block
 };
 
+// Panels of a task: `usual`, unless larger or smaller tasks leave the busiest thread less to do.
+int64_t PanelsOfTask(int64_t panels, int64_t usual, int64_t row_blocks, int threads) {
+  const auto longest = [&](int64_t share) {
+    return CeilDivide(row_blocks * CeilDivide(panels, share), threads) * share;
+  };
+  int64_t best = usual;
+  for (int64_t share = CeilDivide(row_blocks * panels, threads); share >= 1; --share) {
+    if (longest(share) < longest(best)) best = share;
+  }
+  return best;
+}
+
 Split SplitProduct(const BlockKernel& kernel, const LinearArgs& args, int threads) {
   const LinearShape& shape = args.weight->shape;
   const int64_t input_rows = kInputBytes / (shape.k * ElementBytes(args.input.element));
@@ -54,7 +66,8 @@ Split SplitProduct(const BlockKernel& kernel, const LinearArgs& args, int thread
   if (threads > 1 && split.row_blocks < threads) {
     const int64_t wanted = CeilDivide(2 * threads, split.row_blocks);
     const int64_t panels = CeilDivide(shape.n, kernel.column_step);
-    split.columns = CeilDivide(panels, std::min(wanted, panels)) * kernel.column_step;
+    const int64_t usual = CeilDivide(panels, std::min(wanted, panels));
+    split.columns = PanelsOfTask(panels, usual, split.row_blocks, threads) * kernel.column_step;
     split.column_blocks = CeilDivide(shape.n, split.columns);
   }
   return split;
