@@ -148,6 +148,7 @@ __global__ void __launch_bounds__(Shape<kHeadSize>::kThreads, Shape<kHeadSize>::
   multiply_keys(0);
   ptx::WgmmaWait<0>();
   ptx::Pin(s);
+  if (thread % 32 == 0) ptx::BarrierArrive(done(kStages - 1));  // as of a step before the first
   weigh(0);
   pack();
   // Unrolled so that slots are constants: addresses and parities cost no instructions.
@@ -162,7 +163,8 @@ __global__ void __launch_bounds__(Shape<kHeadSize>::kThreads, Shape<kHeadSize>::
       if (warp == (step & (4 * groups - 1)) && step + 3 <= steps && ptx::ElectOne()) {
         constexpr int kBack = 2;  // steps: its slots are free once every warp has done that one
         const int freed = (slot + kStages - kBack) % kStages;
-        if (step >= kBack) ptx::BarrierWait(done(freed), slot >= kBack ? parity : parity ^ 1);
+        // Step 1 too: load 4 takes the slot of the keys multiplied before the first step.
+        if (step >= 1) ptx::BarrierWait(done(freed), slot >= 1 ? parity : parity ^ 1);
         load(step + 3, (slot + 3) % kStages);
       }
       __syncwarp();
