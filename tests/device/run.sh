@@ -18,6 +18,15 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}
 parts=("$@")
 if [[ ${#parts[@]} == 0 ]]; then parts=(programs check sanitize bench); fi
+for part in "${parts[@]}"; do # before any of them starts
+  case $part in
+    programs | check | sanitize | bench) ;;
+    *)
+      echo "run.sh: there is no part $part; the head of this script lists them" >&2
+      exit 2
+      ;;
+  esac
+done
 
 if [[ -e $here/liboctavo_cuda_kernels_c.so ]]; then # made by pack.sh
   build=$here
@@ -53,10 +62,6 @@ for part in "${parts[@]}"; do
     sanitize) run sanitize "$python" "$here/programs.py" sanitize "$build" "$results" & ;;
     check) families check & ;;
     bench) bench=1 ;;
-    *)
-      echo "run.sh: there is no part $part; the head of this script lists them" >&2
-      exit 2
-      ;;
   esac
 done
 wait
