@@ -43,8 +43,12 @@ int64_t PanelsOfTask(int64_t panels, int64_t usual, int64_t row_blocks, int thre
     return CeilDivide(row_blocks * CeilDivide(panels, share), threads) * share;
   };
   int64_t best = usual;
+  int64_t least = longest(usual);
   for (int64_t share = CeilDivide(row_blocks * panels, threads); share >= 1; --share) {
-    if (longest(share) < longest(best)) best = share;
+    if (const int64_t panels_of_one = longest(share); panels_of_one < least) {
+      best = share;
+      least = panels_of_one;
+    }
   }
   return best;
 }
