@@ -145,19 +145,26 @@ TEST(ForwardBenchTest, WorkerAnswersEveryCommand) {
   EXPECT_EQ(lines[4], (Json{{"rows", 2}, {"columns", 4}}));
 }
 
-TEST(CrossoverBenchTest, TimesEveryFormatAtEveryNumberOfTokens) {
-  std::ostringstream output;
-  CrossoverBenchOptions options;
-  options.source = {.shape = "minilm", .threads = 1};
-  options.formats = {"f32", "a8w8_int8"};
-  options.tokens = {1, 40};
-  options.longest_sequence = 16;
-  options.rounds = 1;
-  options.seconds = 0;
-  options.command = "octavo-bench crossover";
-  options.output = &output;
-  ASSERT_TRUE(RunCrossoverBench(options).ok());
-  const std::vector<Json> lines = Lines(output.str());
+class CrossoverBenchTest : public ::testing::Test {
+ protected:
+  CrossoverBenchTest() {
+    options_.source = {.shape = "minilm", .threads = 1};
+    options_.rounds = 1;
+    options_.seconds = 0;
+    options_.output = &output_;
+  }
+
+  CrossoverBenchOptions options_;
+  std::ostringstream output_;
+};
+
+TEST_F(CrossoverBenchTest, TimesEveryFormatAtEveryNumberOfTokens) {
+  options_.formats = {"f32", "a8w8_int8"};
+  options_.tokens = {1, 40};
+  options_.longest_sequence = 16;
+  options_.command = "octavo-bench crossover";
+  ASSERT_TRUE(RunCrossoverBench(options_).ok());
+  const std::vector<Json> lines = Lines(output_.str());
   ASSERT_EQ(lines.size(), 5u);
   EXPECT_EQ(lines[0]["command"], "octavo-bench crossover");
   EXPECT_EQ(lines[0]["shape"], "minilm");
@@ -165,23 +172,17 @@ TEST(CrossoverBenchTest, TimesEveryFormatAtEveryNumberOfTokens) {
   EXPECT_EQ(lines[4]["format"], "a8w8_int8");
   EXPECT_EQ(lines[4]["tokens"], 40);
   EXPECT_FALSE(lines[4].contains("ratio_to_bf16"));
-  options.tokens = {0};
-  EXPECT_EQ(RunCrossoverBench(options).code(), absl::StatusCode::kInvalidArgument);
+  options_.tokens = {0};
+  EXPECT_EQ(RunCrossoverBench(options_).code(), absl::StatusCode::kInvalidArgument);
 }
 
-TEST(CrossoverBenchTest, SaysTheWorstRatioOfFourBitsToSixteen) {
+TEST_F(CrossoverBenchTest, SaysTheWorstRatioOfFourBitsToSixteen) {
   EXPECT_EQ(CrossoverDefaultsOf(/*on_cpu=*/true).tokens.back(), 1024);
   EXPECT_EQ(CrossoverDefaultsOf(/*on_cpu=*/false).tokens.back(), 32768);
-  std::ostringstream output;
-  CrossoverBenchOptions options;
-  options.source = {.shape = "minilm", .threads = 1};
-  options.formats = {"bf16", "a16w4_int4"};
-  options.tokens = {1, 8};
-  options.rounds = 1;
-  options.seconds = 0;
-  options.output = &output;
-  ASSERT_TRUE(RunCrossoverBench(options).ok());
-  const std::vector<Json> lines = Lines(output.str());
+  options_.formats = {"bf16", "a16w4_int4"};
+  options_.tokens = {1, 8};
+  ASSERT_TRUE(RunCrossoverBench(options_).ok());
+  const std::vector<Json> lines = Lines(output_.str());
   ASSERT_EQ(lines.size(), 6u);
   EXPECT_EQ(lines[5]["format"], "a16w4_int4");
   const double ratios[] = {lines[2]["ratio_to_bf16"], lines[4]["ratio_to_bf16"]};
