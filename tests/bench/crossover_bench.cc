@@ -136,7 +136,7 @@ class CrossoverBench {
                    {"worst_ratio_to_" + other, worst.ratio},
                    {"at_tokens", worst.tokens}};
       if (worst.ratio_of_many > 0) {
-        line["worst_ratio_from_4096_tokens"] = worst.ratio_of_many;
+        line[absl::StrCat("worst_ratio_from_", kManyTokens, "_tokens")] = worst.ratio_of_many;
       }
       *options_.output << line.dump() << std::endl;
     }

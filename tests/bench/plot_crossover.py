@@ -140,7 +140,8 @@ def draw(shapes):
         out += Plot(x, TOP, f"{name}: throughput", "tokens/s", rates).draw()
         out += Plot(x, TOP + row, f"{name}: latency", "ms a batch", times).draw()
         for line, note in enumerate(notes(formats)):
-            out.append(f'<text x="{x}" y="{height - 28 - NOTE * (lines - 1 - line)}">{escape(note)}</text>')
+            y = height - 28 - NOTE * (lines - 1 - line)
+            out.append(f'<text x="{x}" y="{y}">{escape(note)}</text>')
     run = next(iter(shapes.values()))["run"]
     where = run["processor"]
     if run.get("device", "cpu") == "cpu":
